@@ -1,0 +1,41 @@
+# What there is to do here, one target each. `make` alone lists them.
+STUDENT ?= $(or $(USER),student)
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+NOTEBOOKS = $(wildcard course/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run lab test lint bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## make or update .venv (nothing to do: 0.01 s)
+	@./setup.sh
+
+run: setup ## run chapter 7 headless and write its checkpoint (STUDENT=name)
+	.venv/bin/localai-clusters lab 07 -p "student=$(STUDENT)"
+
+# No popup that asks about news, and no look-up of newer versions: a class room may be offline.
+lab: setup ## open chapter 7 in JupyterLab
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/jupyter lab \
+	  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	  course/07_vllm_distributed_serving.ipynb
+
+# Lint first: it takes a second, and pytest's verdict stays the last thing printed.
+test: lint ## lint, then the tests (PYTEST_ARGS="-k plan -x")
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff, and notebooks committed without output
+	.venv/bin/ruff check localai_clusters tests bench
+	$(if $(NOTEBOOKS),.venv/bin/nbstripout --verify $(NOTEBOOKS))
+
+bench: setup ## measure serving against plain vLLM
+	.venv/bin/python -m bench.serve_ratio
+
+lock: ## write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
+	@./setup.sh --lock $(LOCK_ARGS)
+
+clean: ## remove .venv, .tools and caches; what students recorded stays
+	rm -rf .venv .tools .pytest_cache .ruff_cache build *.egg-info
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""The course companion for "Local AI Clusters": real vLLM over real torchrun ranks, and a record of what happened.
+
+    import localai_clusters as lac
+    plan = lac.ServePlan(model="smollm2-135m", tensor_parallel_size=2)
+    lac.preflight(plan)
+    with lac.serve(plan) as server:
+        server.chat("What is tensor parallelism?")
+
+Importing it costs no torch and no vLLM; the names below are loaded when they are first used.
+"""
+
+import importlib
+
+# Not lazily: the function's name is its package's too, and whichever is bound last wins.
+from localai_clusters.preflight import preflight
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ServePlan": "plan",
+    "Machine": "machine",
+    "serve": "server",
+    "Server": "server",
+    "record": "recording",
+    "prompts_for": "prompts",
+    "agreement": "comparison",
+    "split_map": "picture",
+}
+__all__ = [*_WHERE, "preflight", "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

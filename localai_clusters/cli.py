@@ -1,0 +1,224 @@
+"""``localai-clusters VERB``: a thin function per verb. Exit code 0: it holds; 1: it does not; 2: undecided."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from localai_clusters import __version__
+from localai_clusters.plan import ServePlan
+
+HOLDS, DOES_NOT_HOLD, UNDECIDED = 0, 1, 2
+
+
+class Verbs(click.Group):
+    """Errors that a user can cause end in one message on stderr, never in a traceback."""
+
+    def invoke(self, context: click.Context):
+        from localai_clusters.checkpoint import CheckpointError
+        from localai_clusters.lab import LabFailed
+        from localai_clusters.launch.run import LaunchError
+        from localai_clusters.preflight.report import PreflightError
+
+        try:
+            return super().invoke(context)
+        except LabFailed as error:
+            stop(str(error), DOES_NOT_HOLD)
+        except PreflightError as error:
+            stop(f"this plan cannot be launched\n{error}", DOES_NOT_HOLD)
+        except LaunchError as error:
+            stop(str(error), DOES_NOT_HOLD)
+        except (CheckpointError, ValueError) as error:
+            stop(str(error), UNDECIDED)
+        except OSError as error:
+            stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), UNDECIDED)
+        except KeyboardInterrupt:
+            stop("stopped", 130)
+
+
+def stop(message: str, code: int) -> None:
+    click.echo(f"localai-clusters: {message}", err=True)
+    sys.exit(code)
+
+
+def show(thing, as_json: bool) -> None:
+    """A rich thing on the terminal, or its data as JSON."""
+    if as_json:
+        click.echo(json.dumps(thing.to_dict(), indent=2))
+    else:
+        Console().print(thing)
+
+
+def plan_options(function):
+    """vLLM's and torchrun's own flags for a plan."""
+    for option in reversed(
+        (
+            click.option("--model", default="smollm2-135m", show_default=True, help="Built-in name, folder or HF id."),
+            click.option("--tensor-parallel-size", "-tp", type=int, default=1, show_default=True),
+            click.option("--pipeline-parallel-size", "-pp", type=int, default=1, show_default=True),
+            click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16, float16 or float32."),
+            click.option("--max-model-len", type=int, help="Longest request, in tokens."),
+            click.option("--gpu-memory-utilization", type=float, help="Share of each GPU's memory for vLLM."),
+            click.option("--kv-cache-memory-bytes", type=int, help="KV cache of each rank, in bytes."),
+            click.option("--quantization", "-q", help="Quantization method, if not the checkpoint's own."),
+            click.option("--host", default="127.0.0.1", show_default=True),
+            click.option("--port", type=int, default=8000, show_default=True, help="0: any free port."),
+            click.option("--nnodes", type=int, default=1, show_default=True),
+            click.option("--nproc-per-node", type=int, help="Ranks per node; follows from the split."),
+            click.option("--master-addr", default="127.0.0.1", show_default=True),
+            click.option("--master-port", type=int, default=29500, show_default=True, help="0: any free port."),
+            click.option("--api-key", envvar="VLLM_API_KEY", help="Asked of every client; needed beyond loopback."),
+            click.argument("extra_args", nargs=-1, type=click.UNPROCESSED),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def as_json(function):
+    return click.option("--json", "json_", is_flag=True, help="Print JSON.")(function)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """The course companion for "Local AI Clusters".
+
+    Example:  localai-clusters serve -tp 2
+    """
+
+
+@main.command()
+@as_json
+def doctor(json_: bool) -> None:
+    """What this machine is and can serve.
+
+    Example:  localai-clusters doctor
+    """
+    from localai_clusters.doctor import examine_machine
+
+    diagnosis = examine_machine()
+    show(diagnosis, json_)
+    sys.exit(HOLDS if diagnosis.ok else DOES_NOT_HOLD)
+
+
+@main.command()
+@plan_options
+@as_json
+def preflight(json_: bool, api_key: str | None, **plan) -> None:
+    """Check a plan; start nothing.
+
+    Example:  localai-clusters preflight --model smollm2-135m-published -tp 2
+    """
+    from localai_clusters.preflight import preflight as check
+
+    report = check(ServePlan(**plan), api_key=api_key)
+    show(report, json_)
+    sys.exit(HOLDS if report.ok else DOES_NOT_HOLD)
+
+
+@main.command()
+@plan_options
+@click.option("--skip-check", multiple=True, metavar="CHECK", help="Launch although this check fails.")
+@as_json
+def serve(json_: bool, skip_check: tuple[str, ...], api_key: str | None, **plan) -> None:
+    """Serve a model with torchrun until Ctrl-C.
+
+    Ctrl-C, SIGTERM or the end of this process leave nothing behind. What follows -- goes to vLLM as it stands.
+
+    Example:  localai-clusters serve -tp 2 --port 8000 -- --seed 1
+    """
+    from localai_clusters.server import serve as launch
+    from localai_clusters.signals import as_interrupt
+
+    with as_interrupt(), launch(ServePlan(**plan), api_key=api_key, skip_checks=skip_check) as server:
+        if json_:
+            click.echo(json.dumps(server.to_dict()))
+        else:
+            click.echo(f"OpenAI API at {server.url}/v1, model {server.plan.model}; logs in {server.run.dir}")
+            click.echo(f"{server.memory()}\nCtrl-C stops it")
+        while server.is_running():
+            time.sleep(0.2)
+        from localai_clusters.launch.ready import why_it_ended
+
+        stop(why_it_ended(server.run), DOES_NOT_HOLD)
+
+
+@main.command()
+@click.argument("name")
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="May be repeated.")
+@click.option("--list-parameters", is_flag=True, help="Print the parameters and stop.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to put the executed notebook.")
+@as_json
+def lab(json_: bool, name: str, parameters: tuple[str, ...], list_parameters: bool, output: Path | None) -> None:
+    """Run a chapter without a browser.
+
+    Executes the chapter's notebook with papermill and prints where its checkpoint is and what it proves.
+
+    Example:  localai-clusters lab 07 -p student=s123 -p max_tokens=48
+    """
+    from localai_clusters import lab as labs
+    from localai_clusters.signals import as_interrupt
+
+    notebook = labs.find_notebook(name)
+    if list_parameters:
+        for parameter in labs.parameters_of(notebook):
+            click.echo(f"{parameter.name}: {parameter.type} = {parameter.default}   {parameter.help}".rstrip())
+        return
+    with as_interrupt():
+        result = labs.run(notebook, labs.parse_parameters(notebook, parameters), output)
+    if json_:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    click.echo(f"executed notebook: {result.notebook}")
+    for path, proves in result.checkpoints:
+        click.echo(f"checkpoint: {path}\n{proves}")
+
+
+@main.group()
+def checkpoint() -> None:
+    """Read checkpoint files."""
+
+
+@checkpoint.command("show")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def checkpoint_show(file: Path, json_: bool) -> None:
+    """Print a checkpoint for a person.
+
+    Example:  localai-clusters checkpoint show checkpoints/s123/07-....json
+    """
+    from localai_clusters import checkpoint as records
+
+    found = records.read(file)
+    if json_:
+        click.echo(records.to_json(found), nl=False)
+    else:
+        records.show(found, Console())
+
+
+@checkpoint.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+def checkpoint_verify(file: Path, json_: bool) -> None:
+    """Say what in a checkpoint does not hold. Exit code 1 if anything does not.
+
+    Example:  localai-clusters checkpoint verify checkpoints/s123/07-....json
+    """
+    from dataclasses import asdict
+
+    from localai_clusters import checkpoint as records
+
+    found = records.read(file)
+    findings = records.verify(found)
+    wrong = [finding for finding in findings if finding.severity == "wrong"]
+    if json_:
+        click.echo(json.dumps({"holds": not wrong, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            click.echo(records.plain_text(f"{finding.severity}: {finding.field}: {finding.sentence}"))
+        click.echo(records.what_it_proves(found))
+    sys.exit(DOES_NOT_HOLD if wrong else HOLDS)

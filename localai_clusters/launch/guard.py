@@ -1,0 +1,147 @@
+"""The process that holds a run: ``python -m localai_clusters.launch.guard RUN_DIR``.
+
+It starts the torchrun agents that ``run.json`` names and ends the whole run when
+
+- its standard input closes or its parent changes (the launcher stopped it, or died: a killed kernel
+  cannot tidy up, but the kernel closes its pipes),
+- an agent exits, or a rank is gone and its agent has not followed within a few seconds,
+- it gets SIGTERM, SIGINT or SIGHUP.
+
+Ending means: SIGTERM to the agents, which pass it on; SIGKILL to every descendant that is left after
+``SECONDS_OF_GRACE``; the run's shared memory and sockets removed. The guard adopts orphans, so a rank
+whose agent was killed is still its descendant. If the guard itself is killed, the kernel kills the
+agents and, with them, the ranks; what stays in /dev/shm is removed when the next run starts (leftovers.py).
+
+What happened is appended to ``guard.jsonl``.
+"""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from localai_clusters.launch import journal, processes
+
+SECONDS_OF_GRACE = 2.5
+SECONDS_FOR_AGENT = 4.0  # torchrun notices a dead rank in 0.1 s and stops the others; a stuck one takes it 30 s
+POLL_SECONDS = 0.1
+
+
+class Guard:
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.agents: dict[int, int] = {}  # pid -> node rank
+        self.exited: dict[int, int] = {}  # node rank -> exit code, negative for a signal
+        self.shm: set[str] = set()
+        self._signal: int | None = None
+        self._ranks_seen: set[int] = set()
+        self._rank_gone_at: float | None = None
+
+    def report(self, event: str, **facts) -> None:
+        journal.append(self.run_dir / "guard.jsonl", event=event, **facts)
+
+    def start(self, spec: dict) -> None:
+        for agent in spec["agents"]:
+            with open(self.run_dir / f"node{agent['node_rank']}.log", "ab") as log:
+                process = subprocess.Popen(
+                    agent["argv"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=processes.die_with_parent,
+                )
+            self.agents[process.pid] = agent["node_rank"]
+        self.report("started", pid=os.getpid(), started_at=processes.started_at(os.getpid()), agents=self.agents)
+
+    def watch(self) -> str:
+        """Wait for a reason to end the run, and return it."""
+        launcher = os.getppid()
+        while True:
+            readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+            if readable and not os.read(sys.stdin.fileno(), 1024):
+                return "the launcher closed it"
+            if os.getppid() != launcher:
+                return "the launcher is gone"
+            if self._signal is not None:
+                return f"it got {signal.Signals(self._signal).name}"
+            self._reap()
+            if self.exited:
+                node, code = next(iter(self.exited.items()))
+                return f"torchrun's agent on node {node} exited with {code}"
+            if self._agent_overdue():
+                return "a rank is gone and torchrun's agent did not end the others"
+
+    def _reap(self) -> None:
+        """Collect exit codes of agents, and of orphans this process adopted."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self.agents:
+                self.exited[self.agents[pid]] = os.waitstatus_to_exitcode(status)
+                self.report("agent-exit", node_rank=self.agents[pid], code=self.exited[self.agents[pid]])
+
+    def _agent_overdue(self) -> bool:
+        ranks = {child for agent in self.agents for child in processes.children(agent)}
+        if self._ranks_seen - ranks and self._rank_gone_at is None:
+            self._rank_gone_at = time.monotonic()
+            self.report("rank-gone", pids=sorted(self._ranks_seen - ranks))
+        self._ranks_seen |= ranks
+        return self._rank_gone_at is not None and time.monotonic() - self._rank_gone_at > SECONDS_FOR_AGENT
+
+    def end(self, reason: str) -> None:
+        everything = processes.descendants(os.getpid())
+        self.shm |= processes.shared_memory(everything) | named_after(self.run_dir.name)
+        processes.send((pid for pid in self.agents if pid in everything), signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_OF_GRACE
+        while (left := processes.descendants(os.getpid())) and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.02)
+        killed = left
+        while left:  # a process may fork while it is being killed, so look again
+            processes.send(left, signal.SIGKILL)
+            processes.wait_until_gone(left, 0.5)
+            self._reap()
+            left = processes.descendants(os.getpid())
+        self._reap()
+        removed = processes.remove_shared_memory(self.shm | named_after(self.run_dir.name))
+        self.report("stopped", reason=reason, killed=killed, shared_memory_removed=sorted(removed))
+
+    def on_signal(self, signum: int, _frame) -> None:
+        self._signal = signum
+
+
+def named_after(run_id: str) -> set[str]:
+    """Segments that carry this run's id in their name (see serving.lockstep.init_method)."""
+    return {path.name for path in processes.SHM.glob(f"lac-{run_id}-*")}
+
+
+def main() -> None:
+    run_dir = Path(sys.argv[1])
+    spec = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    guard = Guard(run_dir)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, guard.on_signal)
+    processes.adopt_orphans()
+    reason = "it could not start torchrun"
+    try:
+        guard.start(spec)
+        reason = guard.watch()
+    except Exception as error:
+        reason = f"{reason}: {error}"
+    finally:
+        guard.end(reason)
+        shutil.rmtree(spec["socket_dir"], ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""One run: its folder, its guard, what its ranks have reached, and how it ended.
+
+    <state>/localai-clusters/runs/<run id>/
+        run.json      the plan and each agent's argv
+        node0.log     torchrun's own output        guard.jsonl   starts, exits, how it was ended
+        rank0.log     the rank's whole output      rank0.jsonl   the steps it reached, what it holds
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from localai_clusters.errors import PlainError
+from localai_clusters.launch import journal, leftovers
+from localai_clusters.plan import ServePlan
+
+SECONDS_TO_STOP = 5.0
+# In the order in which a rank reaches them, with what a person is shown.
+STEPS = {
+    "python": "starting Python",
+    "import": "importing vLLM",
+    "rendezvous": "joining the process group",
+    "weights": "loading its weights",
+    "weights-loaded": "weights loaded",
+    "kv-cache": "allocating its KV cache",
+    "engine": "engine built",
+    "http": "starting the HTTP server",
+    "ready": "ready",
+    "failed": "failed",
+}
+
+
+class LaunchError(PlainError, RuntimeError):
+    """A run did not start or did not live; the message names the rank, the cause and where the log is."""
+
+    def __init__(self, message: str, run_dir: Path | None = None):
+        super().__init__(message)
+        self.run_dir = run_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """What a rank has said of itself so far. ``facts`` is what it measured once its engine was built."""
+
+    rank: int
+    pid: int | None
+    step: str | None
+    times: dict[str, float]  # step -> Unix time
+    facts: dict[str, Any]
+
+
+def runs_dir() -> Path:
+    return platformdirs.user_state_path("localai-clusters") / "runs"
+
+
+class Run:
+    """A started run. Ends with ``stop()``, or by itself when this process ends."""
+
+    def __init__(self, plan: ServePlan, environment: dict[str, str] | None = None):
+        """Start torchrun's agent for node 0 of ``plan``, with ``environment`` on top of this process's own.
+
+        Raises ``LaunchError`` if the run's folder cannot be written or the guard does not start.
+        """
+        self.plan = plan
+        leftovers.sweep(runs_dir())
+        self.id = time.strftime("%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+        self.dir = runs_dir() / self.id
+        self.started_at = time.time()
+        try:
+            self.dir.mkdir(parents=True)
+            sockets = tempfile.mkdtemp(prefix="lac-")  # a Unix socket's path has room for 107 characters
+            self._write_spec(sockets)
+            # By inheritance and not through a file: the environment may hold secrets.
+            env = {**os.environ, **(environment or {}), "LAC_RUN_ID": self.id, "LAC_RUN_DIR": str(self.dir)}
+            env["VLLM_RPC_BASE_PATH"] = sockets
+            with open(self.dir / "guard.log", "ab") as log:
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-m", "localai_clusters.launch.guard", str(self.dir)],
+                    env=env,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # a Ctrl-C reaches the launcher, which stops the guard
+                )
+        except OSError as error:
+            raise LaunchError(f"cannot start a run in {self.dir}: {error.strerror or error}") from error
+
+    def _write_spec(self, sockets: str) -> None:
+        argv = [sys.executable, "-m", "torch.distributed.run", *self.plan.argv()[1:]]
+        spec = {
+            "run_id": self.id,
+            "plan": self.plan.to_dict(),
+            "socket_dir": sockets,
+            "agents": [{"node_rank": 0, "argv": argv}],
+        }
+        (self.dir / "run.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")
+
+    def is_running(self) -> bool:
+        return self._guard.poll() is None
+
+    def ranks(self) -> list[Rank]:
+        """What each rank of this node has reached, in rank order; ranks that said nothing yet included."""
+        return [read_rank(self.dir, rank) for rank in range(self.plan.nproc_per_node)]
+
+    def log(self, rank: int) -> Path:
+        return self.dir / f"rank{rank}.log"
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the guard reported."""
+        return journal.read(self.dir / "guard.jsonl")
+
+    def stop(self) -> None:
+        """End every process of the run; at most ``SECONDS_TO_STOP``. Harmless when it has ended already."""
+        with contextlib.suppress(OSError):
+            self._guard.stdin.close()
+        try:
+            self._guard.wait(timeout=SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:  # a stuck guard: the kernel kills agents and ranks with it
+            self._guard.kill()
+            self._guard.wait()
+        leftovers.sweep_run(self.dir)
+
+
+def read_rank(run_dir: Path, rank: int) -> Rank:
+    lines = journal.read(run_dir / f"rank{rank}.jsonl")
+    times = {line["step"]: line["time"] for line in lines}
+    facts: dict[str, Any] = {}
+    for line in lines:
+        facts |= {key: value for key, value in line.items() if key not in ("time", "rank", "pid", "step")}
+    last = lines[-1] if lines else {}
+    return Rank(rank, last.get("pid"), last.get("step"), times, facts)
+

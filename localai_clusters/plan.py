@@ -1,0 +1,189 @@
+"""ServePlan: what to serve and how to split it, in vLLM's and torchrun's own words; from it, each node's command.
+
+Pure data: nothing here looks at the machine or at the model's files.
+"""
+
+import ipaddress
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+RANK_MODULE = "localai_clusters.serving.rank"
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+ANY_FREE_PORT = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServePlan:
+    """One vLLM server over ``nnodes x nproc_per_node`` torchrun ranks.
+
+    ``nproc_per_node`` is worked out from the split when it is not given. ``kv_cache_memory_bytes`` is
+    per rank. ``port`` and ``master_port`` may be 0: any free port, chosen at launch. ``extra_args`` go
+    to vLLM as they stand. Raises ``ValueError`` for a value that no machine could run (a size of 0, an
+    unknown dtype); whether the numbers fit together and fit this machine is preflight's question.
+    """
+
+    model: str = "smollm2-135m"
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    nnodes: int = 1
+    nproc_per_node: int | None = None
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    quantization: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    master_addr: str = "127.0.0.1"
+    master_port: int = 29500
+    extra_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_text("model", self.model)
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "nnodes"):
+            check_size(name, getattr(self, name))
+        for name in ("nproc_per_node", "max_model_len", "kv_cache_memory_bytes"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; it can be {', '.join(DTYPES)}")
+        share = self.gpu_memory_utilization
+        if share is not None and not (is_number(share) and 0 < share <= 1):
+            raise ValueError(f"gpu_memory_utilization is {share!r}; it is a share, above 0 and up to 1 (0.9)")
+        for name in ("port", "master_port"):
+            check_port(name, getattr(self, name))
+        if self.port == self.master_port != ANY_FREE_PORT:
+            raise ValueError(f"port and master_port are both {self.port}; the server and torchrun need one each")
+        for name in ("host", "master_addr"):
+            check_text(name, getattr(self, name))
+        if not all(isinstance(argument, str) for argument in self.extra_args):
+            raise ValueError(f"extra_args is {self.extra_args!r}; it holds vLLM's flags as strings: ('--seed', '1')")
+        if self.nproc_per_node is None:
+            share, rest = divmod(self.split_size, self.nnodes)
+            if rest:
+                raise ValueError(
+                    f"tensor_parallel_size {self.tensor_parallel_size} x pipeline_parallel_size "
+                    f"{self.pipeline_parallel_size} = {self.split_size} ranks do not divide over {self.nnodes} nodes"
+                )
+            object.__setattr__(self, "nproc_per_node", share)
+
+    @property
+    def split_size(self) -> int:
+        """Ranks that the split needs: tensor parallel size x pipeline parallel size."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that torchrun starts: nodes x processes per node."""
+        return self.nnodes * self.nproc_per_node
+
+    def with_(self, **changes: Any) -> "ServePlan":
+        """A copy with ``changes``; ``nproc_per_node`` follows the split again unless it is among them."""
+        if {"tensor_parallel_size", "pipeline_parallel_size", "nnodes"} & changes.keys():
+            changes.setdefault("nproc_per_node", None)
+        return replace(self, **changes)
+
+    def rank_args(self) -> list[str]:
+        """``vllm serve``'s flags for this plan, the same on every rank."""
+        flags = {
+            "--model": self.model,
+            "--tensor-parallel-size": self.tensor_parallel_size,
+            "--pipeline-parallel-size": self.pipeline_parallel_size,
+            "--dtype": self.dtype,
+            "--max-model-len": self.max_model_len,
+            "--gpu-memory-utilization": self.gpu_memory_utilization,
+            "--kv-cache-memory-bytes": self.kv_cache_memory_bytes,
+            "--quantization": self.quantization,
+            "--host": self.host,
+            "--port": self.port,
+        }
+        given = [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
+        return [*given, *self.extra_args]
+
+    def argv(self, node_rank: int = 0) -> list[str]:
+        """torchrun's argv for one node, ``torchrun`` first."""
+        if not 0 <= node_rank < self.nnodes:
+            raise ValueError(f"node_rank is {node_rank}; with {self.nnodes} nodes it runs from 0 to {self.nnodes - 1}")
+        return [
+            "torchrun",
+            f"--nnodes={self.nnodes}",
+            f"--nproc-per-node={self.nproc_per_node}",
+            f"--node-rank={node_rank}",
+            f"--master-addr={self.master_addr}",
+            f"--master-port={self.master_port}",
+            "-m",
+            RANK_MODULE,
+            *self.rank_args(),
+        ]
+
+    def commands(self) -> list[str]:
+        """One command per node, to paste into a shell."""
+        return [paste(self.argv(node_rank)) for node_rank in range(self.nnodes)]
+
+    def ranks(self) -> Iterator[tuple[int, int, int]]:
+        """(rank, pipeline parallel rank, tensor parallel rank), in vLLM's order: tensor parallel innermost."""
+        for rank in range(self.split_size):
+            yield rank, rank // self.tensor_parallel_size, rank % self.tensor_parallel_size
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"extra_args": list(self.extra_args)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "ServePlan":
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(data.keys() - known)
+        if unknown:
+            raise ValueError(f"a plan has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return cls(**data | {"extra_args": tuple(data.get("extra_args", ()))})
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def label(self) -> str:
+        """``TP=2``, ``PP=2``, ``TP=2 x PP=2`` or ``TP=1``."""
+        tensor, pipeline = self.tensor_parallel_size, self.pipeline_parallel_size
+        if pipeline == 1:
+            return f"TP={tensor}"
+        return f"PP={pipeline}" if tensor == 1 else f"TP={tensor} x PP={pipeline}"
+
+
+def paste(argv: list[str]) -> str:
+    """``argv`` as text for a shell, one flag and its value to a line."""
+    lines: list[str] = []
+    for word in argv:
+        if lines and not word.startswith("-") and lines[-1].startswith("-") and " " not in lines[-1]:
+            lines[-1] += " " + shlex.quote(word)
+        else:
+            lines.append(shlex.quote(word))
+    return " \\\n    ".join(lines)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_size(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+def check_port(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+        raise ValueError(f"{name} is {value!r}; a port is a whole number from 1 to 65535, or 0 for any free one")
+
+
+def check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is {value!r}; it must be a text that is not empty")
+    if value.startswith("-") or any(ord(character) < 32 for character in value):
+        raise ValueError(f"{name} is {value!r}; it must not begin with '-' or hold control characters")

@@ -1,0 +1,46 @@
+"""All that the checks look at, gathered once: the plan, the model's shape, the machine, the ports."""
+
+from dataclasses import dataclass
+
+from localai_clusters.machine import Machine, port_holder
+from localai_clusters.models import ModelError, ModelShape, look_up
+from localai_clusters.plan import ANY_FREE_PORT, ServePlan
+from localai_clusters.sizing import RankSize, cpu_kv_cache_bytes, rank_sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    plan: ServePlan
+    machine: Machine
+    shape: ModelShape | None  # None: not known without a download
+    model_error: str | None = None
+    busy_ports: tuple[tuple[int, str], ...] = ()  # (port, who holds it)
+    has_api_key: bool = False
+
+    @property
+    def sizes(self) -> list[RankSize] | None:
+        """What each rank would hold; None if the model's shape is unknown or not one that sizing knows."""
+        if self.shape is None or self.shape.num_experts or self.shape.quantization:
+            return None
+        return rank_sizes(self.plan, self.shape)
+
+
+def examine(plan: ServePlan, has_api_key: bool = False) -> Situation:
+    """Look at the model and at this machine, and fill in what the plan leaves to the machine."""
+    machine = Machine.now()
+    try:
+        shape, problem = look_up(plan.model), None
+    except ModelError as error:
+        shape, problem = None, str(error)
+    plan = settle(plan, shape, machine)
+    wanted = [(plan.host, plan.port), (plan.master_addr, plan.master_port)]
+    holders = [(port, port_holder(host, port)) for host, port in wanted if port != ANY_FREE_PORT]
+    busy = tuple((port, holder) for port, holder in holders if holder)
+    return Situation(plan, machine, shape, problem, busy, has_api_key)
+
+
+def settle(plan: ServePlan, shape: ModelShape | None, machine: Machine) -> ServePlan:
+    """``plan`` with the KV cache that a CPU rank would get. On a GPU vLLM measures what is left."""
+    if plan.kv_cache_memory_bytes is None and shape is not None and machine.backend == "cpu":
+        return plan.with_(kv_cache_memory_bytes=cpu_kv_cache_bytes(plan, shape))
+    return plan

@@ -1,0 +1,243 @@
+"""A served model: launch it, talk to it, see what each rank holds, stop it.
+
+    with serve(ServePlan(tensor_parallel_size=2)) as server:
+        print(server.chat("What is tensor parallelism?").text)
+        print(server.memory())
+"""
+
+import atexit
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+
+from localai_clusters import observe, sizing
+from localai_clusters.errors import PlainError
+from localai_clusters.launch.ready import wait_until_ready, why_it_ended
+from localai_clusters.launch.run import Rank, Run
+from localai_clusters.machine import Machine, free_port
+from localai_clusters.models import Model, find
+from localai_clusters.plan import ServePlan
+from localai_clusters.preflight import preflight
+from localai_clusters.preflight.report import Report
+from localai_clusters.preflight.situation import settle
+from localai_clusters.progress import ProgressLine, startup_text
+from localai_clusters.tables import MemoryTable
+
+SECONDS_TO_ANSWER = 600.0
+
+
+class ServerError(PlainError, RuntimeError):
+    """The server refused a request or is gone; the message holds its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model said to one prompt. ``logprobs`` are natural logarithms, one per token."""
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    seconds: float
+    form: str = "text"  # or "chat": the model's chat template was put around the prompt
+    prompt_token_ids: tuple[int, ...] = ()
+    temperature: float = 0.0
+    max_tokens: int | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Server:
+    """A running server. ``stop()``, the end of a ``with`` block, or the end of this process ends it."""
+
+    def __init__(self, run: Run, model: Model, report: Report, client: httpx.Client):
+        self.run, self.model, self.report, self.plan = run, model, report, run.plan
+        self.url = str(client.base_url)
+        self.seconds_to_ready = 0.0
+        self.seconds_serving: float | None = None
+        self.machine = Machine.now()
+        self.completions: list[Completion] = []
+        self.loads: list[Any] = []
+        self.last_memory: MemoryTable | None = None
+        self.nvidia_smi: str | None = None
+        self._client = client
+        # Bound to the run, not to this object, so that a forgotten server is stopped too.
+        self._stop = weakref.finalize(self, _stop, run, client)
+        atexit.register(self._stop)
+
+    def chat(self, message: str | Sequence[dict[str, str]], *, max_tokens: int = 64, **options: Any) -> Completion:
+        """One answer through ``/v1/chat/completions``; greedy unless ``temperature`` says otherwise."""
+        messages = [{"role": "user", "content": message}] if isinstance(message, str) else list(message)
+        body = {"messages": messages, "logprobs": True, "max_tokens": max_tokens, **options}
+        answer, seconds = self._post("/v1/chat/completions", body)
+        choice = answer["choices"][0]
+        logprobs = [entry["logprob"] for entry in (choice.get("logprobs") or {}).get("content") or ()]
+        text, prompt = choice["message"]["content"] or "", messages[-1]["content"]
+        return self._keep(prompt, text, choice, logprobs, seconds, "chat", answer.get("prompt_token_ids"), body)
+
+    def complete(self, prompt: str, *, max_tokens: int = 64, **options: Any) -> Completion:
+        """The continuation of ``prompt`` through ``/v1/completions``; greedy unless ``temperature`` says otherwise."""
+        body = {"prompt": prompt, "logprobs": 0, "max_tokens": max_tokens, **options}
+        answer, seconds = self._post("/v1/completions", body)
+        choice = answer["choices"][0]
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or ()
+        ids = choice.get("prompt_token_ids")
+        return self._keep(prompt, choice["text"], choice, logprobs, seconds, "text", ids, body)
+
+    def memory(self) -> MemoryTable:
+        """What each rank holds now, predicted beside measured, in bytes."""
+        sizes = sizing.rank_sizes(self.plan, self.model.shape)
+        rows = [observe.rank_memory(size, rank) for size, rank in zip(sizes, self.ranks(), strict=True)]
+        self.last_memory = MemoryTable(self.plan.label, tuple(rows))
+        if self.machine.gpus:
+            self.nvidia_smi = observe.nvidia_smi()
+        return self.last_memory
+
+    def ranks(self) -> list[Rank]:
+        return self.run.ranks()
+
+    def bench(self, *, concurrency: int = 8, requests: int | None = None, max_tokens: int = 64):
+        """Load the server with ``concurrency`` requests at a time; returns a ``bench.Load``."""
+        from localai_clusters.bench import load
+
+        result = load(self.url, self.plan.model, concurrency, requests or 4 * concurrency, max_tokens, self._headers())
+        self.loads.append(result)
+        return result
+
+    def metrics(self) -> str:
+        """vLLM's ``/metrics``, in Prometheus's text format."""
+        return self._client.get("/metrics").text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run.id,
+            "url": self.url,
+            "plan": self.plan.to_dict(),
+            "seconds_to_ready": self.seconds_to_ready,
+            "logs": str(self.run.dir),
+            "memory": [asdict(rank) for rank in self.memory().ranks],
+        }
+
+    def is_running(self) -> bool:
+        return self.run.is_running()
+
+    def stop(self) -> None:
+        """End every process of this server. Harmless when it has stopped already."""
+        if self.seconds_serving is None:
+            self.seconds_serving = time.time() - self.run.started_at - self.seconds_to_ready
+            if self.is_running():
+                self.memory()
+        self._stop()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running() else "stopped"
+        return f"<Server {self.plan.model} {self.plan.label} at {self.url}, {state}, run {self.run.id}>"
+
+    def _headers(self) -> dict[str, str]:
+        return {name: value for name, value in self._client.headers.items() if name == "authorization"}
+
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        body = {"model": self.plan.model, "temperature": 0.0, "return_token_ids": True, **body}
+        started = time.perf_counter()
+        try:
+            answer = self._client.post(path, json=body)
+        except httpx.TransportError as error:
+            if not self.is_running():
+                raise ServerError(f"the server is gone: {why_it_ended(self.run)}") from error
+            raise ServerError(f"no answer from {self.url}{path}: {error}") from error
+        if answer.status_code != 200:
+            raise ServerError(f"the server answered {answer.status_code}: {error_message(answer)}")
+        return answer.json(), time.perf_counter() - started
+
+    def _keep(self, prompt, text, choice, logprobs, seconds, form, prompt_token_ids, body) -> Completion:
+        completion = Completion(
+            prompt=prompt,
+            text=text,
+            token_ids=tuple(choice.get("token_ids") or ()),
+            logprobs=tuple(min(value, 0.0) for value in logprobs),  # rounding can leave one just above 0
+            finish_reason=choice["finish_reason"],
+            seconds=seconds,
+            form=form,
+            prompt_token_ids=tuple(prompt_token_ids or ()),
+            temperature=float(body.get("temperature", 0.0)),
+            max_tokens=body["max_tokens"],
+        )
+        self.completions.append(completion)
+        return completion
+
+
+def serve(
+    plan: ServePlan,
+    *,
+    api_key: str | None = None,
+    skip_checks: Sequence[str] = (),
+    on_progress: Callable[[str], None] | None = None,
+) -> Server:
+    """Launch ``plan`` on this machine and wait until it answers.
+
+    ``skip_checks`` names preflight checks whose failure is to be met for real. Raises ``PreflightError``
+    before anything starts if another check fails, ``ModelError`` if the model cannot be had, and
+    ``LaunchError`` if the ranks do not come up; nothing of the run is left then.
+    """
+    if plan.nnodes > 1:
+        commands = "\n\n".join(plan.commands())
+        raise ValueError(f"this plan needs {plan.nnodes} nodes; run one command on each:\n\n{commands}")
+    line = ProgressLine()
+    show = on_progress or line
+    preflight(plan, api_key=api_key).raise_if_failed(tuple(skip_checks))
+    model = find(plan.model, on_progress=show)
+    plan = with_ports(settle(plan, model.shape, Machine.now()))
+    report = preflight(plan, api_key=api_key)
+    report.raise_if_failed(tuple(skip_checks))
+    environment = {"VLLM_API_KEY": api_key} if api_key else {}
+    run = Run(plan, environment)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    client = httpx.Client(base_url=base_url(plan), headers=headers, timeout=SECONDS_TO_ANSWER)
+    server = Server(run, model, report, client)
+    try:
+        seconds = wait_until_ready(run, client, plan.model, lambda ranks, elapsed: show(startup_text(ranks, elapsed)))
+    except BaseException:  # a Ctrl-C too
+        server._stop()
+        raise
+    server.seconds_to_ready = seconds
+    text = f"{plan.model} {plan.label} is ready at {server.url} after {seconds:.1f} s"
+    show(text) if on_progress else line.done(text)
+    return server
+
+
+def with_ports(plan: ServePlan) -> ServePlan:
+    """``plan`` with real ports in place of 0."""
+    port = plan.port or free_port(plan.host, plan.master_port)
+    master_port = plan.master_port or free_port(plan.master_addr, port)
+    return plan.with_(port=port, master_port=master_port)
+
+
+def base_url(plan: ServePlan) -> str:
+    """Where this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(plan.host, plan.host)
+    return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{plan.port}"
+
+
+def error_message(answer: httpx.Response) -> str:
+    """vLLM's own words in an error answer."""
+    try:
+        return answer.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:500]
+
+
+def _stop(run: Run, client: httpx.Client) -> None:
+    client.close()
+    run.stop()

@@ -1,0 +1,339 @@
+"""One vLLM engine per rank, all taking the same steps.
+
+vLLM's ``external_launcher`` backend puts a whole engine, scheduler included, on every torchrun rank.
+The ranks' collectives only meet if every scheduler decides the same, so every engine must see the
+same operations in the same order. Rank 0 (the leader) serves HTTP: it collects what its server
+asks for, broadcasts it as one list per step, and every rank applies the list and takes one step::
+
+    HTTP -> LockstepClient -> Leader --broadcast--> follow()   on ranks 1, 2, ...
+                                |                      |
+                              apply, step            apply, step     (collectives meet here)
+                                |
+    HTTP <- outputs <-----------+
+
+Only the leader's outputs are delivered. An operation that the engine refuses is refused on every
+rank alike, before it touches the scheduler.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group, get_world_group
+from vllm.model_executor.model_loader import base_loader
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.core_client import AsyncMPClient
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
+
+from localai_clusters.launch.processes import shared_memory
+from localai_clusters.serving.process import Progress
+
+logger = logging.getLogger("vllm.localai_clusters.lockstep")
+
+Operation = tuple[str, Any]  # ("add", request) | ("abort", ids) | ("call", (id, method, args)) | ("stop", None)
+SECONDS_TO_STOP = 1.5  # the launcher waits 5 s for everything
+
+
+def executor_class(progress: Progress) -> type[ExecutorWithExternalLauncher]:
+    """vLLM's torchrun executor, which also reports its steps and names its shared memory after the run."""
+
+    class LockstepExecutor(ExecutorWithExternalLauncher):
+        def _distributed_args(self) -> tuple[str, int, int]:
+            progress.report("rendezvous")
+            worker = self.driver_worker
+
+            def load_model() -> None:
+                progress.report("weights")
+                with counting_weights() as counted:
+                    worker.worker.load_model()
+                allocate_stage_input(worker.worker.model_runner)
+                progress.report("weights-loaded", weights_bytes=sum(counted))
+
+            worker.load_model = load_model
+            _, rank, local_rank = super()._distributed_args()
+            return init_method(), rank, local_rank
+
+        def determine_available_memory(self) -> list[int]:
+            progress.report("kv-cache")
+            return super().determine_available_memory()
+
+    return LockstepExecutor
+
+
+def init_method() -> str:
+    """torch's ``env://``, ending in ``:<run>-<node>``.
+
+    vLLM's CPU worker names its shared-memory segment after what follows the last colon, which for
+    plain ``env://`` is the same for every run on a machine: two runs would collide, and a segment
+    left by a killed run would stop the next. With the node in the name, ranks of different nodes
+    find that they share no memory and use the network; with a shared name they would not check.
+    """
+    run = os.environ.get("LAC_RUN_ID") or os.environ["MASTER_PORT"]
+    return f"env://?run=:lac-{run}-{os.environ['GROUP_RANK']}"
+
+
+class Lockstep:
+    """The engine of one rank: operations go in, a step at a time comes out."""
+
+    def __init__(self, config: VllmConfig, progress: Progress, log_stats: bool):
+        self.core = EngineCore(config, executor_class(progress), log_stats)
+        world = get_world_group()
+        self.queue = world.create_mq_broadcaster(writer_rank=0) if world.world_size > 1 else None
+        progress.report("engine", **facts(self.core))
+
+    def has_work(self) -> bool:
+        return self.core.scheduler.has_requests() or bool(self.core.batch_queue)
+
+    def step(self) -> dict[int, EngineCoreOutputs]:
+        outputs, executed = self.core.step_fn()
+        self.core.post_step(executed)
+        if not executed and self.core.scheduler.has_requests():
+            time.sleep(0.001)  # a KV connector is moving blocks: let its threads run
+        return outputs or {}
+
+    def apply(self, operation: Operation) -> Any:
+        """Apply one operation; what a refused one raises is the same on every rank."""
+        kind, payload = operation
+        if kind == "add":
+            self.core.add_request(*self.core.preprocess_add_request(payload))
+        elif kind == "abort":
+            self.core.abort_requests(payload)
+        elif kind == "call":
+            _, method, args = payload
+            return getattr(self.core, method)(*args)
+        return None
+
+
+def follow(config: VllmConfig, progress: Progress) -> None:
+    """Ranks other than 0: do what the leader broadcasts until it says stop."""
+    lockstep = Lockstep(config, progress, log_stats=False)
+    progress.report("ready")
+    while True:
+        for operation in lockstep.queue.dequeue(indefinite=True):
+            if operation[0] == "stop":
+                return
+            try:
+                lockstep.apply(operation)
+            except Exception:  # refused on the leader too, which answers the client
+                logger.info("%s refused, as on rank 0", operation[0])
+        if lockstep.has_work():
+            lockstep.step()
+
+
+class Leader(threading.Thread):
+    """Rank 0's engine thread. The engine is built in it: CUDA's current device belongs to a thread."""
+
+    def __init__(self, config: VllmConfig, progress: Progress, log_stats: bool, client: "LockstepClient"):
+        super().__init__(name="lockstep-leader", daemon=True)
+        self.operations: queue.SimpleQueue[Operation] = queue.SimpleQueue()
+        self.built = threading.Event()
+        self.error: BaseException | None = None
+        self._build = lambda: Lockstep(config, progress, log_stats)
+        self._client = client
+
+    def run(self) -> None:
+        try:
+            lockstep = self._build()
+            self.built.set()
+            while self._turn(lockstep):
+                pass
+        except BaseException as error:
+            logger.exception("the engine of rank 0 failed")
+            self.error = error
+            self._client.deliver_error(error)
+        finally:
+            self.built.set()
+
+    def _turn(self, lockstep: Lockstep) -> bool:
+        """One list of operations, broadcast and applied, and one step. False when it was told to stop."""
+        operations = self._take(wait=not lockstep.has_work())
+        if lockstep.queue is not None:
+            lockstep.queue.enqueue(operations)
+        for operation in operations:
+            if operation[0] == "stop":
+                return False
+            self._apply(lockstep, operation)
+        if lockstep.has_work():
+            for outputs in lockstep.step().values():
+                self._client.deliver(outputs)
+        return True
+
+    def _take(self, wait: bool) -> list[Operation]:
+        operations = [self.operations.get()] if wait else []
+        while True:
+            try:
+                operations.append(self.operations.get_nowait())
+            except queue.Empty:
+                return operations
+
+    def _apply(self, lockstep: Lockstep, operation: Operation) -> None:
+        kind, payload = operation
+        result = error = None
+        try:
+            result = lockstep.apply(operation)
+        except Exception as exception:
+            logger.exception("the engine refused: %s", kind)
+            error = exception
+        if kind == "call":
+            self._client.deliver_result(payload[0], result, error)
+        elif kind == "add" and error is not None:
+            self._client.deliver(refusal(payload))
+
+
+def refusal(request: EngineCoreRequest) -> EngineCoreOutputs:
+    """The output that ends one request with an error, as vLLM's own engine process sends it."""
+    output = EngineCoreOutput(request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR)
+    return EngineCoreOutputs(outputs=[output], finished_requests={request.request_id})
+
+
+class LockstepClient(AsyncMPClient):
+    """What vLLM's AsyncLLM talks to: as AsyncMPClient, with the engine in a thread instead of a process.
+
+    ``AsyncMPClient.__init__`` starts processes and sockets and is not called; every method that it
+    offers ends in one of the few overridden here.
+    """
+
+    def __init__(self, config: VllmConfig, progress: Progress, log_stats: bool, renderer=None):
+        self.vllm_config = config
+        self.engine_ranks_managed = [0]
+        self.core_engine = b"\0\0"
+        self.core_engines = [self.core_engine]
+        self.client_index = 0
+        self.engines_running = False
+        self.utility_results: dict[int, asyncio.Future] = {}
+        self.resources = SimpleNamespace(engine_dead=False)
+        self._kv_event_sources: dict = {}
+        self._engine_status: dict = {}
+        self.outputs_queue: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        if renderer is not None:
+            renderer.start_mm_warmup_in_background()
+        self.leader = Leader(config, progress, log_stats, self)
+        self.leader.start()
+        while not self.leader.built.wait(timeout=0.2):  # short waits let a SIGTERM be handled
+            pass
+        if self.leader.error is not None:
+            raise self.leader.error
+
+    # Called on the engine thread.
+    def deliver(self, outputs: EngineCoreOutputs) -> None:
+        if outputs.outputs or outputs.scheduler_stats:
+            self._loop.call_soon_threadsafe(self.outputs_queue.put_nowait, outputs)
+
+    def deliver_result(self, call_id: int, result: Any, error: Exception | None) -> None:
+        def settle() -> None:
+            future = self.utility_results.pop(call_id)
+            if future.cancelled():
+                return
+            future.set_exception(error) if error else future.set_result(result)
+
+        self._loop.call_soon_threadsafe(settle)
+
+    def deliver_error(self, error: BaseException) -> None:
+        self.resources.engine_dead = True
+        self._loop.call_soon_threadsafe(self.outputs_queue.put_nowait, EngineDeadError())
+
+    # Called by AsyncLLM on the event loop.
+    async def get_output_async(self) -> EngineCoreOutputs:
+        outputs = await self.outputs_queue.get()
+        if isinstance(outputs, Exception):
+            raise outputs
+        return outputs
+
+    def ensure_alive(self) -> None:
+        if self.resources.engine_dead:
+            raise EngineDeadError()
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None:
+        self.ensure_alive()
+        request.client_index = self.client_index
+        self.leader.operations.put(("add", request))
+
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        if request_ids and not self.resources.engine_dead:
+            self.leader.operations.put(("abort", request_ids))
+
+    async def _call_utility_async(self, method: str, *args, engine: bytes | None = None) -> Any:
+        self.ensure_alive()
+        call_id = uuid.uuid4().int
+        future = self.utility_results[call_id] = self._loop.create_future()
+        self.leader.operations.put(("call", (call_id, method, args)))
+        return await future
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Tell every rank to stop. Bounded: a rank that died leaves the others inside a collective."""
+        self.leader.operations.put(("stop", None))
+        self.leader.join(timeout=SECONDS_TO_STOP)
+
+
+def allocate_stage_input(runner) -> None:
+    """Make the buffers in which a later pipeline stage receives hidden states.
+
+    vLLM makes them in its warm-up run, which its CPU backend skips without compilation; the first
+    request then fails on ``assert self.intermediate_tensors is not None``.
+    """
+    if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+        runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+        )
+
+
+@contextlib.contextmanager
+def counting_weights() -> Iterator[list[int]]:
+    """Collects the bytes of the parameters that a model loader fills (buffers, such as rotary tables, are not weights).
+
+    Counted before ``process_weights_after_loading``, in which vLLM's CPU backend packs the linear
+    layers into oneDNN's own layout and empties the tensors that were loaded.
+    """
+    counted: list[int] = []
+    process = base_loader.process_weights_after_loading
+
+    def count_first(model, *args, **kwargs):
+        counted.append(distinct_bytes(model.parameters()))
+        return process(model, *args, **kwargs)
+
+    base_loader.process_weights_after_loading = count_first
+    try:
+        yield counted
+    finally:
+        base_loader.process_weights_after_loading = process
+
+
+def facts(core: EngineCore) -> dict[str, Any]:
+    """What this rank holds, measured on the loaded model: bytes, KV blocks and its part of the split."""
+    runner = core.model_executor.driver_worker.worker.model_runner
+    model = runner.get_model()
+    cache = core.vllm_config.cache_config
+    stack = getattr(model, "model", model)
+    return {
+        "tensor_parallel_rank": get_tp_group().rank_in_group,
+        "pipeline_parallel_rank": get_pp_group().rank_in_group,
+        "layers": [getattr(stack, "start_layer", 0), getattr(stack, "end_layer", None)],
+        "kv_cache_bytes": distinct_bytes(flatten(runner.kv_caches)),
+        "kv_cache_blocks": cache.num_gpu_blocks,
+        "kv_cache_block_tokens": cache.block_size,
+        "device": str(runner.device),
+        "shared_memory": sorted(shared_memory([os.getpid()])),
+    }
+
+
+def flatten(nested) -> list:
+    return [leaf for item in nested for leaf in (flatten(item) if isinstance(item, (list, tuple)) else [item])]
+
+
+def distinct_bytes(tensors) -> int:
+    """Bytes of the storages behind ``tensors``, each counted once (tied weights share one)."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+

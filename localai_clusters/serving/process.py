@@ -1,0 +1,105 @@
+"""The rank as an operating-system process, set up before torch is imported.
+
+torchrun gives a rank its numbers in the environment (RANK, LOCAL_RANK, ...). From them follow the
+cores it may use, the file its output goes to, and the addresses it may listen on. All of that has
+to be in place before torch starts its OpenMP pool and vLLM reads its settings, so this module
+imports neither.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localai_clusters.launch import journal, processes
+from localai_clusters.machine import assign_cores, installed_backend, physical_cores
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank's place in the job, as torchrun states it."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    node_rank: int
+    nnodes: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Rank":
+        """Read torchrun's variables; ``ValueError`` says how to start a rank if they are missing."""
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
+        missing = [name for name in names if not environ.get(name, "").isdigit()]
+        if missing:
+            raise ValueError(
+                f"{', '.join(missing)} not set: this module is one rank of a torchrun job. Start it with\n"
+                "  torchrun --nproc-per-node=2 -m localai_clusters.serving.rank --model FOLDER --tensor-parallel-size 2"
+            )
+        return cls(*(int(environ[name]) for name in names))
+
+
+class Progress:
+    """Appends what a rank has reached to ``rank<K>.jsonl`` in the run's folder, for the launcher to read."""
+
+    def __init__(self, rank: int, run_dir: Path | None):
+        self.rank = rank
+        self._path = run_dir / f"rank{rank}.jsonl" if run_dir else None
+
+    def report(self, step: str, **facts) -> None:
+        """``step`` is one of launch.run.STEPS; ``facts`` are JSON values."""
+        if self._path:
+            journal.append(self._path, rank=self.rank, pid=os.getpid(), step=step, **facts)
+
+
+def redirect_output(path: Path) -> None:
+    """Send this process's stdout and stderr, C++ prints included, to ``path``."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def pin_to_cores(rank: Rank) -> list[int]:
+    """Give this rank its own share of the machine's cores; returns the logical CPUs it may use.
+
+    Unpinned, the ranks' OpenMP threads and vLLM's spinning shared-memory all-reduce fight for the
+    same cores and generation is about a hundred times slower.
+    """
+    cores = assign_cores(physical_cores(), rank.local_world_size)[rank.local_rank]
+    cpus = sorted(cpu for core in cores for cpu in core)
+    os.sched_setaffinity(0, cpus)
+    os.environ["OMP_NUM_THREADS"] = str(len(cores))
+    return cpus
+
+
+def set_environment(rank: Rank) -> list[str]:
+    """vLLM's and Gloo's settings for a torchrun rank; returns their names. What the user set is left alone."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    settings = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if rank.nnodes == 1:  # nothing of a single node's job needs to be reachable from outside
+        settings |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    return ["VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS", *settings]
+
+
+def start() -> tuple[Rank, Progress]:
+    """Do all of the above for the current process."""
+    rank = Rank.from_environment(os.environ)
+    parent = os.getppid()
+    processes.die_with_parent()
+    if os.getppid() != parent:  # torchrun's agent died before the kernel was asked
+        os._exit(1)
+    run_dir = Path(os.environ["LAC_RUN_DIR"]) if os.environ.get("LAC_RUN_DIR") else None
+    if run_dir:
+        redirect_output(run_dir / f"rank{rank.rank}.log")
+    progress = Progress(rank.rank, run_dir)
+    names = set_environment(rank)
+    cpus = pin_to_cores(rank) if installed_backend() == "cpu" else sorted(os.sched_getaffinity(0))
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    progress.report("python", node_rank=rank.node_rank, local_rank=rank.local_rank, cpus=cpus, environment=environment)
+    return rank, progress

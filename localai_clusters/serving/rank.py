@@ -1,0 +1,110 @@
+"""One rank of a torchrun job that serves a model with vLLM::
+
+    torchrun --nproc-per-node=2 -m localai_clusters.serving.rank --model FOLDER --tensor-parallel-size 2 --port 8000
+
+Takes ``vllm serve``'s own flags. Every rank builds its engine; rank 0 also runs vLLM's OpenAI server.
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+from localai_clusters.machine import installed_backend
+from localai_clusters.models import BUILT_IN, find
+from localai_clusters.serving.process import Progress, Rank, start
+
+
+def parse(argv: list[str], world_size: int) -> argparse.Namespace:
+    """vLLM's serve flags, set for torchrun. ``ValueError`` if the split and the world size differ."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(prog="localai_clusters.serving.rank"))
+    args = parser.parse_args(argv)
+    tensor, pipeline = args.tensor_parallel_size, args.pipeline_parallel_size
+    if tensor * pipeline != world_size:
+        raise ValueError(
+            f"torchrun started {world_size} ranks, but tensor parallel size {tensor} x pipeline parallel size "
+            f"{pipeline} = {tensor * pipeline}. Make --nnodes x --nproc-per-node equal to {tensor * pipeline}."
+        )
+    if args.model in BUILT_IN:
+        args.served_model_name = args.served_model_name or [args.model]
+        args.model = str(find(args.model).path)
+    args.distributed_executor_backend = "external_launcher"
+    if installed_backend() == "cpu" and args.compilation_config == parser.get_default("compilation_config"):
+        from vllm.config import CompilationConfig, CompilationMode
+
+        args.compilation_config = CompilationConfig(mode=CompilationMode.NONE)  # starts soonest on a CPU
+    validate_parsed_serve_args(args)
+    return args
+
+
+def lead(args: argparse.Namespace, progress: Progress) -> int:
+    """Rank 0: vLLM's own server, on an engine that leads the other ranks."""
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.v1.engine.core_client import EngineCoreClient
+
+    from localai_clusters.serving.lockstep import LockstepClient
+
+    clients: list[LockstepClient] = []
+
+    def make_client(vllm_config, executor_class, log_stats, *_, renderer=None, **__) -> LockstepClient:
+        clients.append(LockstepClient(vllm_config, progress, log_stats, renderer))
+        progress.report("http")
+        return clients[-1]
+
+    EngineCoreClient.make_async_mp_client = staticmethod(make_client)
+    uvloop.run(run_server(args))
+    return 1 if not clients or clients[0].leader.error else 0
+
+
+def follow(args: argparse.Namespace, progress: Progress) -> int:
+    """Every other rank: the same configuration, the leader's operations."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    from localai_clusters.serving import lockstep
+
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    lockstep.follow(config, progress)
+    return 0
+
+
+def run(argv: list[str], rank: Rank, progress: Progress) -> int:
+    """This rank's whole life; returns its exit code (2: the command does not add up)."""
+    progress.report("import")
+    try:
+        args = parse(argv, rank.world_size)
+    except ValueError as error:
+        print(f"rank {rank.rank}: {error}", file=sys.stderr)
+        return 2
+    if rank.rank == 0:
+        return lead(args, progress)
+    return follow(args, progress)
+
+
+def main() -> None:
+    try:
+        rank, progress = start()
+    except ValueError as error:
+        sys.exit(str(error))
+    code = 1
+    try:
+        code = run(sys.argv[1:], rank, progress)
+    except KeyboardInterrupt:  # what vLLM raises for a SIGTERM during start-up
+        code = 130
+    except SystemExit as request:  # argparse, for a flag that vLLM does not have
+        code = request.code if isinstance(request.code, int) else 1
+    except BaseException as error:
+        logging.getLogger("vllm").exception("rank %d failed", rank.rank)
+        progress.report("failed", error=f"{type(error).__name__}: {error}"[:2000])
+    # Not sys.exit: a thread inside a collective whose peer is gone would keep the process alive.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
