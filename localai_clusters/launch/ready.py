@@ -47,7 +47,7 @@ def wait_until_ready(
 def answers(client: httpx.Client, model: str) -> bool:
     """Whether the server completes a prompt."""
     try:
-        if client.get("/health", timeout=2).status_code != 200:
+        if client.get("/health", timeout=20).status_code != 200:
             return False
         body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
         return client.post("/v1/completions", json=body, timeout=60).status_code == 200

@@ -17,6 +17,7 @@ rank alike, before it touches the scheduler.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -90,6 +91,7 @@ class Lockstep:
         self.core = EngineCore(config, executor_class(progress), log_stats)
         world = get_world_group()
         self.queue = world.create_mq_broadcaster(writer_rank=0) if world.world_size > 1 else None
+        gc.enable()  # see process.start
         progress.report("engine", **facts(self.core))
 
     def has_work(self) -> bool:

@@ -6,9 +6,10 @@ to be in place before torch starts its OpenMP pool and vLLM reads its settings, 
 imports neither.
 """
 
+import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +77,17 @@ def pin_to_cores(rank: Rank) -> list[int]:
     return cpus
 
 
-def set_environment(rank: Rank) -> list[str]:
+COMPILATION_FLAGS = ("--compilation-config", "--compilation_config", "-cc", "-O")
+
+
+def set_environment(rank: Rank, argv: Sequence[str], backend: str | None) -> list[str]:
     """vLLM's and Gloo's settings for a torchrun rank; returns their names. What the user set is left alone."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     settings = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if backend == "cpu" and not any(argument.startswith(COMPILATION_FLAGS) for argument in argv):
+        # vLLM has helpers under torch.compile that ignore its compilation mode: they would cost each rank
+        # 2 s at the first request, and need a C++ compiler on the machine.
+        settings["TORCHDYNAMO_DISABLE"] = "1"
     if rank.nnodes == 1:  # nothing of a single node's job needs to be reachable from outside
         settings |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     for name, value in settings.items():
@@ -90,6 +98,7 @@ def set_environment(rank: Rank) -> list[str]:
 def start() -> tuple[Rank, Progress]:
     """Do all of the above for the current process."""
     rank = Rank.from_environment(os.environ)
+    gc.disable()  # until the engine is built: start-up makes millions of objects that all stay
     parent = os.getppid()
     processes.die_with_parent()
     if os.getppid() != parent:  # torchrun's agent died before the kernel was asked
@@ -98,8 +107,9 @@ def start() -> tuple[Rank, Progress]:
     if run_dir:
         redirect_output(run_dir / f"rank{rank.rank}.log")
     progress = Progress(rank.rank, run_dir)
-    names = set_environment(rank)
-    cpus = pin_to_cores(rank) if installed_backend() == "cpu" else sorted(os.sched_getaffinity(0))
+    backend = installed_backend()
+    names = set_environment(rank, sys.argv[1:], backend)
+    cpus = pin_to_cores(rank) if backend == "cpu" else sorted(os.sched_getaffinity(0))
     environment = {name: os.environ[name] for name in names if name in os.environ}
     progress.report("python", node_rank=rank.node_rank, local_rank=rank.local_rank, cpus=cpus, environment=environment)
     return rank, progress
