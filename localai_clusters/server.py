@@ -1,8 +1,8 @@
 """A served model: launch it, talk to it, see what each rank holds, stop it.
 
-    with serve(ServePlan(tensor_parallel_size=2)) as server:
-        print(server.chat("What is tensor parallelism?").text)
-        print(server.memory())
+with serve(ServePlan(tensor_parallel_size=2)) as server:
+    print(server.chat("What is tensor parallelism?").text)
+    print(server.memory())
 """
 
 import atexit

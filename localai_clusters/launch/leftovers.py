@@ -44,4 +44,3 @@ def sweep_run(run_dir: Path) -> bool:
     with contextlib.suppress(OSError):
         journal.append(run_dir / "guard.jsonl", event="stopped", reason="its guard was killed")
     return True
-

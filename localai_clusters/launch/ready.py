@@ -38,8 +38,10 @@ def wait_until_ready(
             return time.time() - run.started_at
         if elapsed > seconds:
             raise LaunchError(
-                f"not ready after {seconds:.0f} s; " + "; ".join(f"rank {r.rank}: {describe(r)}" for r in ranks)
-                + f"\nlogs: {run.dir}", run.dir
+                f"not ready after {seconds:.0f} s; "
+                + "; ".join(f"rank {r.rank}: {describe(r)}" for r in ranks)
+                + f"\nlogs: {run.dir}",
+                run.dir,
             )
         time.sleep(0.05)
 

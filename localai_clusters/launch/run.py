@@ -1,9 +1,9 @@
 """One run: its folder, its guard, what its ranks have reached, and how it ended.
 
-    <state>/localai-clusters/runs/<run id>/
-        run.json      the plan and each agent's argv
-        node0.log     torchrun's own output        guard.jsonl   starts, exits, how it was ended
-        rank0.log     the rank's whole output      rank0.jsonl   the steps it reached, what it holds
+<state>/localai-clusters/runs/<run id>/
+    run.json      the plan and each agent's argv
+    node0.log     torchrun's own output        guard.jsonl   starts, exits, how it was ended
+    rank0.log     the rank's whole output      rank0.jsonl   the steps it reached, what it holds
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def runs_dir() -> Path:
 class Run:
     """A started run. Ends with ``stop()``, or by itself when this process ends."""
 
-    def __init__(self, plan: ServePlan, environment: dict[str, str] | None = None):
+    def __init__(self, plan: ServePlan, environment: dict[str, str] | None = None, argv: Sequence[str] | None = None):
         """Start torchrun's agent for node 0 of ``plan``, with ``environment`` on top of this process's own.
+
+        ``argv`` runs another command in its place (bench/ measures ``vllm serve`` under the same guard).
 
         Raises ``LaunchError`` if the run's folder cannot be written or the guard does not start.
         """
@@ -79,7 +82,8 @@ class Run:
         try:
             self.dir.mkdir(parents=True)
             sockets = tempfile.mkdtemp(prefix="lac-")  # a Unix socket's path has room for 107 characters
-            self._write_spec(sockets)
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *plan.argv()[1:]]
+            self._write_spec(sockets, list(argv or torchrun))
             # By inheritance and not through a file: the environment may hold secrets.
             env = {**os.environ, **(environment or {}), "LAC_RUN_ID": self.id, "LAC_RUN_DIR": str(self.dir)}
             env["VLLM_RPC_BASE_PATH"] = sockets
@@ -95,8 +99,7 @@ class Run:
         except OSError as error:
             raise LaunchError(f"cannot start a run in {self.dir}: {error.strerror or error}") from error
 
-    def _write_spec(self, sockets: str) -> None:
-        argv = [sys.executable, "-m", "torch.distributed.run", *self.plan.argv()[1:]]
+    def _write_spec(self, sockets: str, argv: list[str]) -> None:
         spec = {
             "run_id": self.id,
             "plan": self.plan.to_dict(),
@@ -139,4 +142,3 @@ def read_rank(run_dir: Path, rank: int) -> Rank:
         facts |= {key: value for key, value in line.items() if key not in ("time", "rank", "pid", "step")}
     last = lines[-1] if lines else {}
     return Rank(rank, last.get("pid"), last.get("step"), times, facts)
-

@@ -338,4 +338,3 @@ def distinct_bytes(tensors) -> int:
     """Bytes of the storages behind ``tensors``, each counted once (tied weights share one)."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
-

@@ -34,8 +34,15 @@ def parse(argv: list[str], world_size: int) -> argparse.Namespace:
     args.distributed_executor_backend = "external_launcher"
     if installed_backend() == "cpu" and args.compilation_config == parser.get_default("compilation_config"):
         from vllm.config import CompilationConfig, CompilationMode
+        from vllm.config.kernel import IrOpPriorityConfig
 
-        args.compilation_config = CompilationConfig(mode=CompilationMode.NONE)  # starts soonest on a CPU
+        from localai_clusters.serving import cpu_kernels
+
+        # No compilation starts soonest. Without it, vLLM's operators need no wrapping for a compiler to see.
+        args.compilation_config = CompilationConfig(mode=CompilationMode.NONE, ir_enable_torch_wrap=False)
+        if args.ir_op_priority == parser.get_default("ir_op_priority"):
+            args.ir_op_priority = IrOpPriorityConfig(**cpu_kernels.IR_OP_PRIORITY)
+        cpu_kernels.register()
     validate_parsed_serve_args(args)
     return args
 
