@@ -16,72 +16,29 @@ rank alike, before it touches the scheduler.
 """
 
 import asyncio
-import contextlib
 import gc
 import logging
-import os
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from vllm.config import VllmConfig
-from vllm.distributed.parallel_state import get_pp_group, get_tp_group, get_world_group
-from vllm.model_executor.model_loader import base_loader
+from vllm.distributed.parallel_state import get_world_group
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.core_client import AsyncMPClient
 from vllm.v1.engine.exceptions import EngineDeadError
-from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
-from localai_clusters.launch.processes import shared_memory
+from localai_clusters.serving.executor import executor_class, facts
 from localai_clusters.serving.process import Progress
 
 logger = logging.getLogger("vllm.localai_clusters.lockstep")
 
 Operation = tuple[str, Any]  # ("add", request) | ("abort", ids) | ("call", (id, method, args)) | ("stop", None)
 SECONDS_TO_STOP = 1.5  # the launcher waits 5 s for everything
-
-
-def executor_class(progress: Progress) -> type[ExecutorWithExternalLauncher]:
-    """vLLM's torchrun executor, which also reports its steps and names its shared memory after the run."""
-
-    class LockstepExecutor(ExecutorWithExternalLauncher):
-        def _distributed_args(self) -> tuple[str, int, int]:
-            progress.report("rendezvous")
-            worker = self.driver_worker
-
-            def load_model() -> None:
-                progress.report("weights")
-                with counting_weights() as counted:
-                    worker.worker.load_model()
-                allocate_stage_input(worker.worker.model_runner)
-                progress.report("weights-loaded", weights_bytes=sum(counted))
-
-            worker.load_model = load_model
-            _, rank, local_rank = super()._distributed_args()
-            return init_method(), rank, local_rank
-
-        def determine_available_memory(self) -> list[int]:
-            progress.report("kv-cache")
-            return super().determine_available_memory()
-
-    return LockstepExecutor
-
-
-def init_method() -> str:
-    """torch's ``env://``, ending in ``:<run>-<node>``.
-
-    vLLM's CPU worker names its shared-memory segment after what follows the last colon, which for
-    plain ``env://`` is the same for every run on a machine: two runs would collide, and a segment
-    left by a killed run would stop the next. With the node in the name, ranks of different nodes
-    find that they share no memory and use the network; with a shared name they would not check.
-    """
-    run = os.environ.get("LAC_RUN_ID") or os.environ["MASTER_PORT"]
-    return f"env://?run=:lac-{run}-{os.environ['GROUP_RANK']}"
 
 
 class Lockstep:
@@ -277,64 +234,3 @@ class LockstepClient(AsyncMPClient):
         """Tell every rank to stop. Bounded: a rank that died leaves the others inside a collective."""
         self.leader.operations.put(("stop", None))
         self.leader.join(timeout=SECONDS_TO_STOP)
-
-
-def allocate_stage_input(runner) -> None:
-    """Make the buffers in which a later pipeline stage receives hidden states.
-
-    vLLM makes them in its warm-up run, which its CPU backend skips without compilation; the first
-    request then fails on ``assert self.intermediate_tensors is not None``.
-    """
-    if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
-        runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
-            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
-        )
-
-
-@contextlib.contextmanager
-def counting_weights() -> Iterator[list[int]]:
-    """Collects the bytes of the parameters that a model loader fills (buffers, such as rotary tables, are not weights).
-
-    Counted before ``process_weights_after_loading``, in which vLLM's CPU backend packs the linear
-    layers into oneDNN's own layout and empties the tensors that were loaded.
-    """
-    counted: list[int] = []
-    process = base_loader.process_weights_after_loading
-
-    def count_first(model, *args, **kwargs):
-        counted.append(distinct_bytes(model.parameters()))
-        return process(model, *args, **kwargs)
-
-    base_loader.process_weights_after_loading = count_first
-    try:
-        yield counted
-    finally:
-        base_loader.process_weights_after_loading = process
-
-
-def facts(core: EngineCore) -> dict[str, Any]:
-    """What this rank holds, measured on the loaded model: bytes, KV blocks and its part of the split."""
-    runner = core.model_executor.driver_worker.worker.model_runner
-    model = runner.get_model()
-    cache = core.vllm_config.cache_config
-    stack = getattr(model, "model", model)
-    return {
-        "tensor_parallel_rank": get_tp_group().rank_in_group,
-        "pipeline_parallel_rank": get_pp_group().rank_in_group,
-        "layers": [getattr(stack, "start_layer", 0), getattr(stack, "end_layer", None)],
-        "kv_cache_bytes": distinct_bytes(flatten(runner.kv_caches)),
-        "kv_cache_blocks": cache.num_gpu_blocks,
-        "kv_cache_block_tokens": cache.block_size,
-        "device": str(runner.device),
-        "shared_memory": sorted(shared_memory([os.getpid()])),
-    }
-
-
-def flatten(nested) -> list:
-    return [leaf for item in nested for leaf in (flatten(item) if isinstance(item, (list, tuple)) else [item])]
-
-
-def distinct_bytes(tensors) -> int:
-    """Bytes of the storages behind ``tensors``, each counted once (tied weights share one)."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())

@@ -1,0 +1,166 @@
+"""Real vLLM on real torchrun ranks, on CPU cores: the splits agree, and the server is vLLM's own.
+
+What a GPU does differently (NCCL, CUDA graphs, nvidia-smi) is not tested here.
+"""
+
+import concurrent.futures
+
+import httpx
+import openai
+import pytest
+from leftovers_of import assert_nothing_left
+
+import localai_clusters as lac
+from localai_clusters.launch import processes
+from localai_clusters.machine import assign_cores, physical_cores
+from localai_clusters.server import ServerError
+
+PLAN = lac.ServePlan(dtype="float32", max_model_len=512, port=0, master_port=0)
+PROMPTS = ["The capital of France is", "Once upon a time", "def fibonacci(n):", "Water boils at"]
+TOKENS = 32
+
+
+@pytest.fixture(scope="module")
+def unsplit():
+    """TP=1: (server, now stopped; its completions)."""
+    with lac.serve(PLAN) as server:
+        answers = [server.complete(prompt, max_tokens=TOKENS, ignore_eos=True) for prompt in PROMPTS]
+    return server, answers
+
+
+@pytest.fixture(scope="module")
+def tensor():
+    """TP=2, running."""
+    with lac.serve(PLAN.with_(tensor_parallel_size=2)) as server:
+        yield server
+
+
+def same_tokens(unsplit, answers) -> None:
+    for one, other in zip(unsplit[1], answers, strict=True):
+        assert len(one.token_ids) == TOKENS
+        assert one.token_ids == other.token_ids, one.prompt
+
+
+def test_tensor_parallel_size_2_gives_the_greedy_tokens_of_one_rank(unsplit, tensor):
+    same_tokens(unsplit, [tensor.complete(prompt, max_tokens=TOKENS, ignore_eos=True) for prompt in PROMPTS])
+
+
+def test_pipeline_parallel_size_2_gives_the_greedy_tokens_of_one_rank(unsplit):
+    with lac.serve(PLAN.with_(pipeline_parallel_size=2)) as server:
+        same_tokens(unsplit, [server.complete(prompt, max_tokens=TOKENS, ignore_eos=True) for prompt in PROMPTS])
+        check_memory(server)
+        assert [rank.facts["layers"] for rank in server.ranks()] == [[0, 15], [15, 30]]
+    assert_nothing_left(server.run)
+
+
+def check_memory(server) -> None:
+    facts = server.ranks()[0].facts
+    block = facts["kv_cache_bytes"] / facts["kv_cache_blocks"]
+    for rank in server.memory().ranks:
+        assert rank.weights_measured == rank.weights_predicted
+        assert 0 <= rank.kv_cache_predicted - rank.kv_cache_measured < block  # whole blocks only
+        assert rank.resident > rank.weights_measured
+
+
+def test_each_rank_holds_the_bytes_that_were_predicted(unsplit, tensor):
+    check_memory(tensor)
+    whole, halves = unsplit[0].last_memory.ranks[0], tensor.memory().ranks
+    assert all(0.5 * whole.weights_measured <= rank.weights_measured < 0.51 * whole.weights_measured for rank in halves)
+
+
+def test_ranks_are_pinned_to_cores_of_their_own(tensor):
+    shares = assign_cores(physical_cores(), 2)
+    for rank, share in zip(tensor.ranks(), shares, strict=True):
+        assert rank.facts["cpus"] == sorted(cpu for core in share for cpu in core)
+
+
+def test_each_rank_writes_its_own_log_under_the_run(tensor):
+    for rank in tensor.ranks():
+        assert f"rank={rank.rank} local_rank={rank.rank}" in tensor.run.log(rank.rank).read_text()
+
+
+def test_the_server_listens_on_loopback_only(tensor):
+    import psutil
+
+    pids = processes.with_variable("LAC_RUN_ID", tensor.run.id)
+    listening = [c.laddr for c in psutil.net_connections("tcp") if c.pid in pids and c.status == psutil.CONN_LISTEN]
+    assert [address.ip for address in listening if address.port == tensor.plan.port] == ["127.0.0.1"]
+
+
+def test_health_models_and_metrics(tensor):
+    assert httpx.get(f"{tensor.url}/health").status_code == 200
+    assert [m["id"] for m in httpx.get(f"{tensor.url}/v1/models").json()["data"]] == ["smollm2-135m"]
+    assert "vllm:generation_tokens_total" in tensor.metrics()
+
+
+@pytest.fixture(scope="module")
+def client(tensor):
+    return openai.OpenAI(base_url=f"{tensor.url}/v1", api_key="none")
+
+
+def ask(client, **options):
+    message = {"role": "user", "content": "Name a colour."}
+    return client.chat.completions.create(model="smollm2-135m", messages=[message], max_tokens=16, **options)
+
+
+def test_streaming_gives_the_text_of_the_whole_answer(client):
+    whole = ask(client, temperature=0).choices[0].message.content
+    parts = [chunk.choices[0].delta.content or "" for chunk in ask(client, temperature=0, stream=True)]
+    assert "".join(parts) == whole
+    assert len(parts) > 2
+
+
+def test_several_choices_stop_and_logprobs(client):
+    answer = ask(client, n=3, temperature=1.0, seed=7, logprobs=True)
+    assert len(answer.choices) == 3
+    assert all(entry.logprob <= 0 for choice in answer.choices for entry in choice.logprobs.content)
+    assert ask(client, temperature=0, stop=["e"]).choices[0].finish_reason == "stop"
+
+
+def test_json_schema_output_keeps_the_ranks_in_step(client):
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+    answer = ask(client, temperature=0, response_format=form)
+    assert answer.choices[0].message.content.lstrip().startswith("{")
+    assert ask(client, temperature=0).choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": -1}, {"n": 0}, {"max_tokens": -5}, {"logit_bias": {"99999999": 1}}, {"top_p": 7}],
+    ids=str,
+)
+def test_bad_parameters_are_refused_and_the_ranks_stay_in_step(tensor, options):
+    body = {"model": "smollm2-135m", "prompt": "Hello", "max_tokens": 4, **options}
+    assert httpx.post(f"{tensor.url}/v1/completions", json=body).status_code == 400
+    assert tensor.complete("Hello", max_tokens=4).token_ids
+
+
+def test_a_prompt_longer_than_the_context_is_refused(tensor):
+    with pytest.raises(ServerError, match=r"answered 400.*maximum context length"):
+        tensor.complete("word " * 2000)
+
+
+def test_sampled_requests_in_parallel_and_a_client_that_leaves(tensor, client):
+    stream = ask(client, stream=True, temperature=1.0, seed=1)
+    next(iter(stream))
+    stream.close()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda seed: ask(client, temperature=1.2, seed=seed).choices[0].message.content, range(16)))
+    assert len(set(texts)) > 4
+    assert tensor.complete(PROMPTS[0], max_tokens=4).token_ids
+
+
+def test_the_load_figures_count_what_was_asked_for(tensor):
+    load = tensor.bench(concurrency=3, requests=6, max_tokens=5)
+    assert (load.requests, load.output_tokens) == (6, 30)
+    assert load.tokens_per_second == pytest.approx(30 / load.seconds)
+
+
+def test_after_stop_nothing_is_left_and_the_server_says_so(tensor):
+    """Last of this module: it stops the server that the others use."""
+    tensor.stop()
+    assert_nothing_left(tensor.run)
+    assert "stopped" in repr(tensor)
+    with pytest.raises(Exception, match="closed"):
+        tensor.complete("Hello")
