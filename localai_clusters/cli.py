@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -165,7 +166,11 @@ def lab(json_: bool, name: str, parameters: tuple[str, ...], list_parameters: bo
 
     notebook = labs.find_notebook(name)
     if list_parameters:
-        for parameter in labs.parameters_of(notebook):
+        found = labs.parameters_of(notebook)
+        if json_:
+            click.echo(json.dumps([asdict(parameter) for parameter in found], indent=2))
+            return
+        for parameter in found:
             click.echo(f"{parameter.name}: {parameter.type} = {parameter.default}   {parameter.help}".rstrip())
         return
     with as_interrupt():
@@ -180,7 +185,10 @@ def lab(json_: bool, name: str, parameters: tuple[str, ...], list_parameters: bo
 
 @main.group()
 def checkpoint() -> None:
-    """Read checkpoint files."""
+    """Read checkpoint files.
+
+    Example:  localai-clusters checkpoint verify checkpoints/s123/07-....json
+    """
 
 
 @checkpoint.command("show")
@@ -208,8 +216,6 @@ def checkpoint_verify(file: Path, json_: bool) -> None:
 
     Example:  localai-clusters checkpoint verify checkpoints/s123/07-....json
     """
-    from dataclasses import asdict
-
     from localai_clusters import checkpoint as records
 
     found = records.read(file)

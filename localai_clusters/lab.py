@@ -62,10 +62,13 @@ def find_notebook(name: str) -> Path:
 
 def parameters_of(notebook: Path) -> list[Parameter]:
     """The variables of the parameters cell, in order, typed by their annotations."""
+    from jsonschema import ValidationError
     from papermill import inspect_notebook
 
     try:
-        found = inspect_notebook(str(notebook)).values()
+        found = inspect_notebook(_literally(notebook)).values()
+    except ValidationError as error:
+        raise ValueError(f"{notebook} is not a notebook: {error.message}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notebook} is not a notebook: {error}") from error
     return [
@@ -75,7 +78,12 @@ def parameters_of(notebook: Path) -> list[Parameter]:
 
 
 def _type_of(annotation: str, default: str) -> str:
-    return annotation if annotation not in ("None", "", None) else type(ast.literal_eval(default)).__name__
+    if annotation not in ("None", "", None):
+        return annotation
+    try:
+        return type(ast.literal_eval(default)).__name__
+    except (ValueError, SyntaxError):  # an expression: Path("x")
+        return "str"
 
 
 def parse_parameters(notebook: Path, given: Sequence[str]) -> dict[str, Any]:
@@ -115,19 +123,45 @@ def _convert(parameter: Parameter, text: str) -> Any:
 def run(notebook: Path, parameters: dict[str, Any], output: Path | None = None) -> Result:
     """Execute ``notebook`` with a progress bar. Raises ``LabFailed`` if a cell fails or no checkpoint was written."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     output = output or course_root() / "runs" / f"{notebook.stem}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.ipynb"
+    if output.resolve() == notebook.resolve():
+        raise ValueError(f"{output} is the notebook itself; name another file for the executed one")
     output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"parameters": parameters, "kernel_name": KERNEL, "progress_bar": True, "cwd": notebook.parent}
+    settings["kernel_manager_class"] = _kernel_manager(output.with_suffix(".kernel.log"))
     try:
-        executed = papermill.execute_notebook(str(notebook), str(output), **settings)
+        executed = papermill.execute_notebook(_literally(notebook), _literally(output), **settings)
     except papermill.PapermillExecutionError as error:
         message = f"cell {error.cell_index} of {notebook.name} failed: {_reason(error)}\nexecuted notebook: {output}"
+        raise LabFailed(message) from None
+    except DeadKernelError:
+        message = f"the Python that ran {notebook.name} was killed or crashed\nexecuted notebook: {output}"
         raise LabFailed(message) from None
     found = tuple(_checkpoints(executed))
     if not found:
         raise LabFailed(f"{notebook.name} ran to its end and wrote no checkpoint\nexecuted notebook: {output}")
     return Result(output, found)
+
+
+def _literally(path: Path) -> str:
+    """``path`` for papermill, which takes braces in it for a template."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _kernel_manager(log: Path):
+    """A kernel manager whose kernel writes its own complaints to ``log``: interrupted, it prints tracebacks."""
+    from jupyter_client import AsyncKernelManager
+
+    class LoggingKernelManager(AsyncKernelManager):
+        async def _async_start_kernel(self, **options):
+            with open(log, "ab") as stderr:
+                await super()._async_start_kernel(**options, stderr=stderr)
+
+        start_kernel = _async_start_kernel
+
+    return LoggingKernelManager
 
 
 def _reason(error) -> str:

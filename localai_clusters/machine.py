@@ -169,6 +169,8 @@ def port_holder(host: str, port: int) -> str | None:
         return None
     except PermissionError:
         return "the system (ports below 1024 need root)"
+    except UnicodeError:  # a host name that cannot be one: a label of more than 63 characters
+        return None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return None

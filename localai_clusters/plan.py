@@ -12,6 +12,12 @@ from typing import Any
 RANK_MODULE = "localai_clusters.serving.rank"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 ANY_FREE_PORT = 0
+MAX_RANKS = 4096  # far above any real job; a slip of the keyboard must not make a list of a billion ranks
+# What rank_args() writes itself. Given once more, argparse would take the last one and the plan would be wrong.
+OWN_FLAGS = frozenset(
+    "--model --tensor-parallel-size -tp --pipeline-parallel-size -pp --dtype --max-model-len --gpu-memory-utilization "
+    "--kv-cache-memory-bytes --quantization -q --host --port --distributed-executor-backend".split()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +62,10 @@ class ServePlan:
             check_port(name, getattr(self, name))
         if self.port == self.master_port != ANY_FREE_PORT:
             raise ValueError(f"port and master_port are both {self.port}; the server and torchrun need one each")
-        for name in ("host", "master_addr"):
+        for name in ("host", "master_addr", *(["quantization"] if self.quantization is not None else [])):
             check_text(name, getattr(self, name))
-        if not all(isinstance(argument, str) for argument in self.extra_args):
-            raise ValueError(f"extra_args is {self.extra_args!r}; it holds vLLM's flags as strings: ('--seed', '1')")
+        check_extra_args(self.extra_args)
+        object.__setattr__(self, "extra_args", tuple(self.extra_args))
         if self.nproc_per_node is None:
             share, rest = divmod(self.split_size, self.nnodes)
             if rest:
@@ -68,6 +74,9 @@ class ServePlan:
                     f"{self.pipeline_parallel_size} = {self.split_size} ranks do not divide over {self.nnodes} nodes"
                 )
             object.__setattr__(self, "nproc_per_node", share)
+        for ranks in (self.split_size, self.world_size):
+            if ranks > MAX_RANKS:
+                raise ValueError(f"the plan has {ranks} ranks; at most {MAX_RANKS} can be planned")
 
     @property
     def split_size(self) -> int:
@@ -175,6 +184,8 @@ def is_number(value: Any) -> bool:
 def check_size(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    if value >= 1 << 63:
+        raise ValueError(f"{name} is a number of {value.bit_length()} bits; it must be less than 2**63")
 
 
 def check_port(name: str, value: Any) -> None:
@@ -187,3 +198,17 @@ def check_text(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a text that is not empty")
     if value.startswith("-") or any(ord(character) < 32 for character in value):
         raise ValueError(f"{name} is {value!r}; it must not begin with '-' or hold control characters")
+
+
+def check_extra_args(value: Any) -> None:
+    example = "it holds vLLM's flags as strings: ('--seed', '1')"
+    if not isinstance(value, (tuple, list)) or not all(isinstance(argument, str) for argument in value):
+        raise ValueError(f"extra_args is {value!r}; {example}")
+    if value and not value[0].startswith("-"):
+        raise ValueError(f"{value[0]!r} is not a flag; a model is given as --model {value[0]}")
+    for argument in value:
+        if "\0" in argument:
+            raise ValueError(f"extra_args holds {argument!r}; no command can be given a null character")
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag in OWN_FLAGS:
+            raise ValueError(f"extra_args holds {flag}, which the plan sets itself; give it to the plan")

@@ -1,11 +1,14 @@
 """One line that says how far a launch is: rewritten in place where that can be done, in a pipe a line per change."""
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 
 from localai_clusters.launch.ready import describe
 from localai_clusters.launch.run import Rank
+
+SECONDS = re.compile(r"^ *\d+ s  ")  # what startup_text begins with
 
 
 def in_notebook() -> bool:
@@ -31,7 +34,7 @@ class ProgressLine:
             width = shutil.get_terminal_size().columns - 1
             self._stream.write("\r\x1b[2K" + text[:width])
             self._stream.flush()
-        elif text.partition("s  ")[2] != self._last.partition("s  ")[2]:  # the same steps, later: not worth a line
+        elif SECONDS.sub("", text) != SECONDS.sub("", self._last):  # the same steps, later: not worth a line
             self._stream.write(text + "\n")
             self._stream.flush()
         self._last = text

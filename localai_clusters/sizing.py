@@ -8,12 +8,14 @@ and repeated when there are fewer than ranks (vllm/config/model.py, get_num_kv_h
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from localai_clusters.models import ModelShape
 from localai_clusters.plan import ServePlan
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 VOCAB_PADDING = 64
+CPU_BLOCK_TOKENS = 128  # of the KV cache (vllm/platforms/cpu.py)
 CPU_KV_CACHE_BYTES = 512 << 20  # over all ranks; vLLM's own default on a CPU is a share of all memory per rank
 # Resident memory of a rank beside weights and KV cache: Python, torch, vLLM and its activations.
 # Measured for the built-in model; rank 0 also runs the HTTP server.
@@ -51,8 +53,7 @@ def pipeline_layers(layers: int, stages: int) -> list[tuple[int, int]]:
     counts = [layers // stages] * stages
     for position in range(2, layers % stages + 2):
         counts[-position] += 1
-    starts = [sum(counts[:stage]) for stage in range(stages)]
-    return [(start, start + count) for start, count in zip(starts, counts, strict=True)]
+    return [(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
 def kv_heads_per_rank(shape: ModelShape, tensor_parallel_size: int) -> int:
@@ -77,9 +78,12 @@ def layer_parameters(shape: ModelShape, tensor_parallel_size: int) -> int:
     return parameters
 
 
+def padded_vocab_size(shape: ModelShape) -> int:
+    return -(-shape.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
+
+
 def embedding_parameters(shape: ModelShape, tensor_parallel_size: int) -> int:
-    padded = -(-shape.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
-    return padded // tensor_parallel_size * shape.hidden_size
+    return padded_vocab_size(shape) // tensor_parallel_size * shape.hidden_size
 
 
 def kv_bytes_per_token(shape: ModelShape, layers: int, tensor_parallel_size: int, dtype: str) -> int:
@@ -124,6 +128,6 @@ def cpu_kv_cache_bytes(plan: ServePlan, shape: ModelShape) -> int:
     """The KV cache each CPU rank gets when the plan does not say: an equal share of 512 MiB, so that every
     split holds about the same number of tokens, and at least one request of the full context length."""
     longest = plan.max_model_len or shape.max_position_embeddings
-    needed = max(size.kv_bytes_per_token for size in rank_sizes(plan, shape)) * longest
-    blocks_margin = needed // 64  # vLLM allocates whole blocks and keeps one of them back
-    return max(CPU_KV_CACHE_BYTES // plan.split_size, needed + blocks_margin)
+    blocks = -(-longest // CPU_BLOCK_TOKENS) + 1  # vLLM allocates whole blocks and keeps one of them back
+    needed = max(size.kv_bytes_per_token for size in rank_sizes(plan, shape)) * blocks * CPU_BLOCK_TOKENS
+    return max(CPU_KV_CACHE_BYTES // plan.split_size, needed)

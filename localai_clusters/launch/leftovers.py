@@ -29,7 +29,7 @@ def sweep_run(run_dir: Path) -> bool:
     started = next((event for event in events if event["event"] == "started"), None)
     if started is None:
         return not processes.with_variable("LAC_RUN_ID", run_dir.name)
-    if processes.started_at(started["pid"]) == started["started_at"]:
+    if processes.alive(started["pid"]) and processes.started_at(started["pid"]) == started["started_at"]:
         return False
     pids = processes.with_variable("LAC_RUN_ID", run_dir.name)
     segments = processes.shared_memory(pids) | named_after(run_dir.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 SHM = Path("/dev/shm")
 # What vLLM and Python's multiprocessing name their segments; nothing else is ever removed.
-SHM_PREFIXES = ("lac-", "psm_")
+SHM_PREFIXES = ("lac-", "psm_", "vllm_dist_")
 
 
 def die_with_parent(signum: int = signal.SIGKILL) -> None:

@@ -14,8 +14,11 @@ OnProgress = Callable[[Sequence[Rank], float], None]  # ranks, seconds since the
 
 # torchrun's own account of the first failure.
 ROOT_CAUSE = re.compile(r"rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(?P<code>-?\d+) \(pid: \d+\)")
-# The line of a traceback that says what happened: "ValueError: ...", "torch.distributed.DistNetworkError: ...".
-ERROR_LINE = re.compile(r"(?:^|\] |\) )\s*(?P<error>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit): .+)$")
+# The line that says what happened: a traceback's "ValueError: ...", "torch.distributed.DistNetworkError: ...",
+# or argparse's "PROGRAM: error: ...".
+ERROR_LINE = re.compile(
+    r"(?:^|\] |\) )\s*(?:\S+: )?(?P<error>(?:(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)|error): .+)$"
+)
 
 
 def wait_until_ready(
@@ -68,9 +71,12 @@ def why_it_ended(run: Run) -> str:
         ended = next((event for event in run.events() if event["event"] == "stopped"), {"reason": "its guard died"})
         return f"the run ended: {ended['reason']}\n{last_lines(agent_log(run))}\nlogs: {run.dir}"
     rank, code = int(causes[-1]["rank"]), int(causes[-1]["code"])
-    reached = describe(run.ranks()[rank]) if rank < run.plan.nproc_per_node else "unknown"
+    failed = run.ranks()[rank] if rank < run.plan.nproc_per_node else Rank(rank, None, None, {}, {})
+    reached = [step for step in failed.times if step != "failed"]
     log = run.log(rank).read_text(errors="replace") if run.log(rank).exists() else agent_log(run)
-    return f"rank {rank} {how_it_exited(code)} while {reached}\n{last_error(log)}\nlogs: {run.dir}"
+    what = failed.facts.get("error") or last_error(log)
+    step = STEPS[reached[-1]] if reached else describe(failed)
+    return f"rank {rank} {how_it_exited(code)} while {step}\n{what}\nlogs: {run.dir}"
 
 
 def exit_code_of(run: Run, rank: int) -> int | None:
@@ -92,7 +98,8 @@ def agent_log(run: Run) -> str:
 def how_it_exited(code: int) -> str:
     if code >= 0:
         return f"exited with code {code}"
-    name = signal.Signals(-code).name
+    known = {signum.value: signum.name for signum in signal.Signals}
+    name = known.get(-code, f"signal {-code}")
     hint = " (by hand, or by the kernel for want of memory: see dmesg)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
 

@@ -6,12 +6,13 @@ from localai_clusters.machine import SUPPORTED_VLLM
 from localai_clusters.models import ModelShape
 from localai_clusters.preflight.report import FAIL, PASS, UNKNOWN, WARN, Verdict
 from localai_clusters.preflight.situation import Situation
-from localai_clusters.sizing import CPU_RUNTIME_BYTES, dtype_of
+from localai_clusters.sizing import CPU_BLOCK_TOKENS, CPU_RUNTIME_BYTES, dtype_of, padded_vocab_size
 
 Check = Callable[[Situation], Iterator[Verdict]]
 GPU_MEMORY_UTILIZATION = 0.92  # vLLM 0.32's default
 MIB = 1 << 20
 GIB = 1 << 30
+SHORTEST_CONTEXT = 16  # tokens; less is no context to offer
 
 
 def check_model(situation: Situation) -> Iterator[Verdict]:
@@ -49,7 +50,7 @@ def check_heads(situation: Situation) -> Iterator[Verdict]:
     shape, tensor = situation.shape, situation.plan.tensor_parallel_size
     if shape is None:
         return
-    fits = tensor_parallel_sizes(shape)
+    fits = tensor_parallel_sizes(shape, max(64, tensor))
     heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
     if tensor in fits:
         how = f"{heads // tensor} heads and {max(1, kv_heads // tensor)} KV heads on each of {tensor} ranks"
@@ -59,8 +60,10 @@ def check_heads(situation: Situation) -> Iterator[Verdict]:
         wrong = f"{heads} attention heads"
     elif not kv_heads_fit(kv_heads, tensor):
         wrong = f"{kv_heads} KV heads"
-    else:
+    elif shape.intermediate_size % tensor:
         wrong = f"an MLP of {shape.intermediate_size} columns"
+    else:
+        wrong = f"a vocabulary of {padded_vocab_size(shape)} (padded)"
     best = max(size for size in fits if size <= tensor)
     fix = f"--tensor-parallel-size {best}   (fits this model: {', '.join(map(str, fits))})"
     if situation.plan.model == "smollm2-135m-published":
@@ -94,7 +97,8 @@ def check_devices(situation: Situation) -> Iterator[Verdict]:
     if machine.backend == "cpu":
         message += "; two that share one wait for each other about a hundred times longer"
     flag = "--tensor-parallel-size" if situation.plan.tensor_parallel_size > 1 else "--pipeline-parallel-size"
-    yield Verdict("devices", FAIL, message, f"at most {max(count, 1)} ranks on a node: a smaller {flag}, or more nodes")
+    most = f"at most {max(count, 1)} rank{'s' * (count > 1)} on a node"
+    yield Verdict("devices", FAIL, message, f"{most}: a smaller {flag}, or more nodes")
 
 
 def check_memory(situation: Situation) -> Iterator[Verdict]:
@@ -122,8 +126,9 @@ def check_memory(situation: Situation) -> Iterator[Verdict]:
         return
     fixed = sum(size.weights_bytes + CPU_RUNTIME_BYTES for size in local)
     room = (machine.memory_available_bytes - fixed) // len(local) // MIB * MIB
-    tokens = min(room // max(size.kv_bytes_per_token for size in local), situation.shape.max_position_embeddings)
-    if tokens >= 16:
+    blocks = room // (max(size.kv_bytes_per_token for size in local) * CPU_BLOCK_TOKENS)
+    tokens = min((blocks - 1) * CPU_BLOCK_TOKENS, situation.shape.max_position_embeddings)  # vLLM keeps a block back
+    if tokens > 0:
         fix = f"--kv-cache-memory-bytes {room} --max-model-len {tokens}, or less"
     else:
         fix = f"a smaller model: the weights and the runtime alone take {_size(fixed)}"
@@ -142,8 +147,9 @@ def _gpu_memory(situation: Situation) -> Iterator[Verdict]:
         if budget > gpu.memory_free_bytes:
             free = gpu.memory_free_bytes / gpu.memory_bytes
             message = f"GPU {gpu.index} has {_size(gpu.memory_free_bytes)} free, {share:.0%} of it is {_size(budget)}"
-            yield Verdict("memory", FAIL, message, f"--gpu-memory-utilization {int(free * 95) / 100} or less")
-        elif left <= 0:
+            lower = f"--gpu-memory-utilization {int(free * 95) / 100} or less"
+            yield Verdict("memory", FAIL, message, lower if free >= 0.02 else "end what fills it: nvidia-smi names it")
+        elif tokens < SHORTEST_CONTEXT:
             yield Verdict("memory", FAIL, f"{message}: they do not fit", "a larger split, or a smaller model")
         elif tokens < longest:
             message += f": room for {tokens} tokens of KV cache, fewer than one request of {longest}"
@@ -165,7 +171,9 @@ def check_context(situation: Situation) -> Iterator[Verdict]:
     if held is None:
         yield Verdict("context length", PASS, f"requests of up to {longest} tokens")
     elif held < longest:
-        fix = f"--max-model-len {held}, or --kv-cache-memory-bytes {max(s.kv_bytes_per_token for s in sizes) * longest}"
+        fix = f"--kv-cache-memory-bytes {max(size.kv_bytes_per_token for size in sizes) * longest}"
+        if held >= SHORTEST_CONTEXT:
+            fix = f"--max-model-len {held}, or {fix}"
         message = f"the KV cache holds {held} tokens, fewer than one request of {longest}"
         yield Verdict("context length", FAIL, message, fix)
     else:
@@ -191,7 +199,8 @@ def check_ports(situation: Situation) -> Iterator[Verdict]:
     plan, busy = situation.plan, dict(situation.busy_ports)
     for flag, port in (("--port", plan.port), ("--master-port", plan.master_port)):
         if port in busy:
-            fix = f"{flag} {port + 1}, or {flag} 0 for any free one"
+            other = _next_port(port, {*busy, plan.port, plan.master_port})
+            fix = f"{flag} {other}, or {flag} 0 for any free one"
             yield Verdict("ports", FAIL, f"port {port} is taken by {busy[port]}", fix)
     if not busy:
         shown = [str(port) if port else "any free port" for port in (plan.port, plan.master_port)]
@@ -245,8 +254,12 @@ def check_dtype(situation: Situation) -> Iterator[Verdict]:
     if shape is None or machine.backend != "cuda" or not machine.gpus:
         return
     lowest = min(machine.gpus, key=lambda gpu: float(gpu.compute_capability))
-    if dtype_of(situation.plan, shape) == "bfloat16" and float(lowest.compute_capability) < 8.0:
-        message = f"{lowest.name} (compute capability {lowest.compute_capability}) has no bfloat16; it came with 8.0"
+    if dtype_of(situation.plan, shape) != "bfloat16" or float(lowest.compute_capability) >= 8.0:
+        return
+    message = f"{lowest.name} (compute capability {lowest.compute_capability}) has no bfloat16; it came with 8.0"
+    if situation.plan.dtype == "auto":  # vllm/config/model.py, _resolve_auto_dtype
+        yield Verdict("dtype", WARN, f"{message}. vLLM takes float16 in its place", "--dtype float16")
+    else:
         yield Verdict("dtype", FAIL, message, "--dtype float16")
 
 
@@ -256,14 +269,21 @@ def kv_heads_fit(kv_heads: int, tensor: int) -> bool:
 
 
 def tensor_parallel_sizes(shape: ModelShape, limit: int = 64) -> list[int]:
-    """The tensor parallel sizes that this model can be split into, up to ``limit``."""
+    """The tensor parallel sizes that vLLM can split this model into, up to ``limit``."""
     return [
         size
         for size in range(1, min(limit, shape.num_attention_heads) + 1)
         if shape.num_attention_heads % size == 0
         and kv_heads_fit(shape.num_key_value_heads, size)
         and shape.intermediate_size % size == 0
+        and padded_vocab_size(shape) % size == 0
     ]
+
+
+def _next_port(port: int, taken: set[int]) -> int:
+    """The first port above ``port`` (and above those only root may use) that is not in ``taken``."""
+    above, below = range(max(port + 1, 1024), 1 << 16), range(1024, port)
+    return next(number for ports in (above, below) for number in ports if number not in taken)
 
 
 def _size(count: int) -> str:

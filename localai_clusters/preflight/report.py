@@ -68,7 +68,8 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        title = Text(self.title, style="bold")  # not a str: rich would read the model's name as markup
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         table.add_column("")
         table.add_column("check", no_wrap=True)
         table.add_column("what was found")

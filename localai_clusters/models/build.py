@@ -1,6 +1,6 @@
 """De-quantizes the built-in model's GGUF file into a Hugging Face folder; run as a process of its own.
 
-    python -m localai_clusters._build_model GGUF FOLDER ATTENTION_HEADS KV_HEADS
+    python -m localai_clusters.models.build GGUF FOLDER ATTENTION_HEADS KV_HEADS
 
 writes config.json, generation_config.json, tokenizer.json, tokenizer_config.json, model.safetensors and, last,
 manifest.json (each file's bytes and sha256) into the existing, empty FOLDER. With more heads than the GGUF file
@@ -8,7 +8,7 @@ has, the added ones are padding that never reaches the output. Needs numpy and g
 transformers: transformers' own GGUF loader gives the same bits (compared once, all 272 tensors) in 24 s where this
 takes 5, and its tokenizer loses SmolLM2's rule that digits are split from the spaces before them.
 
-Every byte written is the same on every machine, which is why models.py can hold the weights to a constant: Q4_1 and
+Every byte written is the same on every machine, which is why built_in.py can hold the weights to a constant: Q4_1 and
 Q8_0 blocks are one float32 multiplication (and addition) per element, which IEEE 754 rounds in one way only and
 numpy does in separate passes (so nothing is fused); rounding to bfloat16 is integer arithmetic; and the safetensors
 header is written here, not by a library whose layout may change.
@@ -20,16 +20,7 @@ import os
 import sys
 from pathlib import Path
 
-CHUNK = 1 << 22  # bytes per read when hashing a file
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+from localai_clusters.models.cache import sha256_of_file
 
 
 def to_bfloat16(array):

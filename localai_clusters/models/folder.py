@@ -1,0 +1,82 @@
+"""A folder with a model in it: its weights files, its tokenizer, and whether they are whole."""
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from localai_clusters.models.cache import sha256_cached
+from localai_clusters.models.errors import ModelError
+from localai_clusters.models.json_file import read_json
+from localai_clusters.models.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model found on this machine and ready to be loaded from its folder."""
+
+    name: str  # what the user typed
+    path: Path  # local folder with config.json, weights and tokenizer
+    shape: ModelShape
+    source: str  # "built-in", "folder" or "hugging-face"
+    revision: str  # built-in: the packages' versions; Hugging Face: the commit; folder: ""
+
+    def weights_sha256(self) -> dict[str, str]:
+        """File name to hex sha256 of each weights file. Hashes a file again only when it changed."""
+        return {path.name: sha256_cached(path) for path in weights_files(self.path)}
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The weights files vLLM would load, sorted; ModelError when there are none or some are missing."""
+    for pattern, index in (
+        ("*.safetensors", "model.safetensors.index.json"),
+        ("*.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / index).is_file():
+            listed = read_json(folder / index, 100 << 20).get("weight_map")
+            names = set(listed.values()) if isinstance(listed, dict) else {None}
+            if not all(isinstance(name, str) and name == os.path.basename(name) for name in names):
+                raise ModelError(f"{folder / index} does not list weights files; download it again")
+        else:
+            # Mistral publishes its weights a second time as consolidated*, the Trainer leaves states as *.bin.
+            other = ("consolidated", "training_args", "optimizer", "scheduler")
+            names = {path.name for path in folder.glob(pattern) if not path.name.startswith(other)}
+        missing = sorted(name for name in names if not (folder / name).is_file())
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ModelError(f"{folder} lacks the weights file {missing[0]}{more}; download the model again")
+        if names:
+            return [folder / name for name in sorted(names)]
+    raise ModelError(f"{folder} has no weights (*.safetensors or *.bin); download the model again")
+
+
+def _check_safetensors(path: Path) -> None:
+    """ModelError when the file is cut short, or is the text file that git leaves where git-lfs is not installed."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = file.read(length) if 0 < length <= min(size, 100 << 20) else b""
+    try:
+        tensors = [value for key, value in json.loads(header).items() if key != "__metadata__"]
+        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
+        raise ModelError(f"{path} is not a safetensors file; download it again (with git: git lfs pull)") from None
+    if size != 8 + length + end:
+        raise ModelError(f"{path} holds {size} bytes where its header says {8 + length + end}; download it again")
+
+
+def checked_folder(folder: Path) -> ModelShape:
+    """The shape of a folder that can be loaded: config.json, whole weights, a tokenizer. Raises ModelError."""
+    shape = ModelShape.from_folder(folder)
+    try:
+        for path in weights_files(folder):
+            if path.suffix == ".safetensors":
+                _check_safetensors(path)
+    except OSError as error:
+        raise ModelError(f"{error.filename or folder} cannot be read: {error.strerror}") from None
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+    if not any((folder / name).is_file() for name in tokenizers):
+        raise ModelError(f"{folder} has no tokenizer ({', '.join(tokenizers)}); download the model again")
+    return shape

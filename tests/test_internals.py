@@ -1,0 +1,123 @@
+"""Every vLLM internal that serving/ leans on, named. After an upgrade of vLLM, this is where it fails first."""
+
+import inspect
+
+import pytest
+import torch
+
+from localai_clusters.machine import SUPPORTED_VLLM, versions
+
+
+def parameters(function) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def test_the_supported_version_is_the_one_installed():
+    assert versions()["vllm"].split("+")[0] == SUPPORTED_VLLM
+
+
+def test_command_line_of_the_server():
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    arguments = parser.parse_args(["--model", "m", "--kv-cache-memory-bytes", "1024", "--tensor-parallel-size", "2"])
+    for name in ("distributed_executor_backend", "compilation_config", "ir_op_priority", "served_model_name"):
+        assert hasattr(arguments, name)
+    assert callable(validate_parsed_serve_args)
+
+
+def test_the_server_is_built_on_a_client_that_can_be_put_in_its_place():
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.v1.engine import async_llm
+    from vllm.v1.engine.core_client import EngineCoreClient
+
+    assert inspect.iscoroutinefunction(run_server)
+    wanted = {"vllm_config", "executor_class", "log_stats", "renderer"}
+    assert wanted <= parameters(EngineCoreClient.make_async_mp_client)
+    assert "EngineCoreClient.make_async_mp_client(" in inspect.getsource(async_llm.AsyncLLM.__init__)
+
+
+def test_every_call_of_the_async_client_ends_in_a_method_that_lockstep_overrides():
+    from vllm.v1.engine.core_client import AsyncMPClient
+
+    from localai_clusters.serving.lockstep import LockstepClient
+
+    for name in ("get_output_async", "add_request_async", "abort_requests_async", "_call_utility_async", "shutdown"):
+        assert name in vars(LockstepClient) and hasattr(AsyncMPClient, name), name
+    for name, method in vars(AsyncMPClient).items():
+        if name.endswith("_async") and name not in vars(LockstepClient) and inspect.iscoroutinefunction(method):
+            assert "_utility" in inspect.getsource(method), f"{name} reaches the engine by another way"
+
+
+def test_the_engine_core_can_be_stepped_by_hand():
+    from vllm.v1.engine.core import EngineCore
+
+    steps = ("step", "step_with_batch_queue", "post_step")
+    for name in ("preprocess_add_request", "add_request", "abort_requests", *steps):
+        assert hasattr(EngineCore, name), name
+    assert {"vllm_config", "executor_class", "log_stats"} <= parameters(EngineCore.__init__)
+
+
+def test_the_torchrun_executor_can_be_told_where_to_meet():
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher, UniProcExecutor
+
+    assert "_distributed_args" in vars(ExecutorWithExternalLauncher)
+    source = inspect.getsource(UniProcExecutor._init_executor)
+    assert source.index("_distributed_args") < source.index("load_model()")
+    assert "determine_available_memory" in vars(ExecutorWithExternalLauncher)
+
+
+def test_shared_memory_is_named_after_the_last_colon_of_the_init_method():
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    assert 'init_method.split(":")[-1]' in inspect.getsource(CPUWorker.init_device)
+
+
+def test_weights_can_be_counted_before_they_are_packed():
+    from vllm.model_executor.model_loader import base_loader
+
+    assert "process_weights_after_loading(model" in inspect.getsource(base_loader.BaseModelLoader.load_model)
+
+
+def test_a_pipeline_stage_takes_its_buffers_from_the_model():
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    assert "self.model.make_empty_intermediate_tensors(" in inspect.getsource(GPUModelRunner._dummy_run)
+
+
+@pytest.fixture(scope="module")
+def fused_kernels():
+    import vllm._custom_ops  # noqa: F401  loads the extension
+
+    from localai_clusters.serving import cpu_kernels
+
+    cpu_kernels.register()
+    return cpu_kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_fused_cpu_kernels_compute_what_the_operators_say(fused_kernels, dtype):
+    from vllm import ir
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.activation import SiluAndMul
+
+    generator = torch.Generator().manual_seed(0)
+    x, residual = (torch.randn(5, 576, generator=generator).to(dtype) for _ in range(2))
+    weight = torch.randn(576, generator=generator).to(dtype)
+    close = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+
+    norm = ir.ops.rms_norm.impls
+    torch.testing.assert_close(
+        norm[fused_kernels.PROVIDER].impl_fn(x, weight, 1e-5), norm["native"].impl_fn(x, weight, 1e-5), **close
+    )
+    fused = ir.ops.fused_add_rms_norm.impls
+    expected = fused["native"].impl_fn(x, residual, weight, 1e-5)
+    found = fused[fused_kernels.PROVIDER].impl_fn(x.clone(), residual.clone(), weight, 1e-5)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **close)
+
+    with set_current_vllm_config(VllmConfig()):
+        activation = SiluAndMul()
+    assert type(activation).__name__ == "FusedSiluAndMul"
+    torch.testing.assert_close(activation.forward_oot(x), SiluAndMul.forward_native(x), **close)
