@@ -18,9 +18,9 @@ run: setup ## run chapter 7 headless and write its checkpoint (STUDENT=name)
 
 # No popup that asks about news, and no look-up of newer versions: a class room may be offline.
 lab: setup ## open chapter 7 in JupyterLab
+	@.venv/bin/jupyter labextension disable @jupyterlab/apputils-extension:announcements >/dev/null 2>&1
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/jupyter lab \
-	  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-	  course/07_vllm_distributed_serving.ipynb
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate course/07_vllm_distributed_serving.ipynb
 
 # Lint first: it takes a second, and pytest's verdict stays the last thing printed.
 test: lint ## lint, then the tests (PYTEST_ARGS="-k plan -x")

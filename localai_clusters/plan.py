@@ -128,8 +128,12 @@ class ServePlan:
         ]
 
     def commands(self) -> list[str]:
-        """One command per node, to paste into a shell."""
-        return [paste(self.argv(node_rank)) for node_rank in range(self.nnodes)]
+        """One command per node, to paste into a shell. Any free port (0) becomes the default one: nodes must agree."""
+        plan = self
+        for field in fields(self):
+            if field.name in ("port", "master_port") and getattr(self, field.name) == ANY_FREE_PORT:
+                plan = replace(plan, **{field.name: field.default})
+        return [paste(plan.argv(node_rank)) for node_rank in range(self.nnodes)]
 
     def ranks(self) -> Iterator[tuple[int, int, int]]:
         """(rank, pipeline parallel rank, tensor parallel rank), in vLLM's order: tensor parallel innermost."""

@@ -116,7 +116,7 @@ class Recorded:
     def _repr_mimebundle_(self, **_) -> dict[str, Any]:
         from rich.console import Console
 
-        console = Console(record=True, width=110, file=io.StringIO())
+        console = Console(record=True, width=100, file=io.StringIO(), force_jupyter=False)
         checkpoint.show(self.checkpoint, console)
         page = console.export_text()
         proves = checkpoint.what_it_proves(self.checkpoint)

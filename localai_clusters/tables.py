@@ -16,9 +16,13 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<p><b>{html.escape(title)}</b></p><table><tr>{head}</tr>{body}</table>"
+    def line(tag: str, cells: Sequence[str]) -> str:
+        sides = ("left", *("right" for _ in cells[1:]))
+        texts = (f"<{tag} style='text-align:{s}'>{html.escape(c)}</{tag}>" for s, c in zip(sides, cells, strict=True))
+        return "<tr>" + "".join(texts) + "</tr>"
+
+    head, body = line("th", header), "".join(line("td", row) for row in rows)
+    return f"<p><b>{html.escape(title)}</b></p><table>{head}{body}</table>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ import pytest
 from localai_clusters.launch import journal, leftovers, processes
 
 SLEEP = ["sleep", "120"]
+MAPPING = (
+    "import mmap, os; file = open('/dev/shm/' + os.environ['SEGMENT'], 'r+b'); "
+    "mapped = mmap.mmap(file.fileno(), 0); print(flush=True); input()"
+)
 
 
 @contextlib.contextmanager
@@ -55,7 +59,8 @@ def segment():
 
 
 def test_descendants_are_children_and_their_children():
-    with python("import subprocess; p = subprocess.Popen(['sleep', '120']); print(p.pid, flush=True); input()") as parent:
+    code = "import subprocess; p = subprocess.Popen(['sleep', '120']); print(p.pid, flush=True); input()"
+    with python(code) as parent:
         child = int(parent.stdout.readline())
         assert processes.descendants(parent.pid) == [child]
         assert processes.children(parent.pid) == [child]
@@ -170,8 +175,7 @@ def test_a_signal_to_a_process_that_is_gone_is_no_error():
 
 
 def test_a_mapped_segment_is_found_and_removed(segment):
-    code = f"import mmap; f = open('/dev/shm/{segment}', 'r+b'); m = mmap.mmap(f.fileno(), 0); print(flush=True); input()"
-    with python(code) as process, running() as other:
+    with python(MAPPING, env={**os.environ, "SEGMENT": segment}) as process, running() as other:
         process.stdout.readline()
         assert processes.shared_memory([process.pid]) == {segment}
         assert processes.shared_memory([other.pid]) == set()
@@ -229,14 +233,16 @@ def test_what_a_killed_guard_left_is_swept_up(run_dir, tmp_path, segment):
     pythons = processes.SHM / f"psm_{uuid.uuid4().hex[:8]}"
     pythons.write_text("")
     journal.append(run_dir / "rank1.jsonl", rank=1, step="engine", shared_memory=[pythons.name])
-    code = f"import mmap; f = open('/dev/shm/{segment}', 'r+b'); m = mmap.mmap(f.fileno(), 0); print(flush=True); input()"
     try:
-        with python(code, env=environment(run_dir)) as mapping, running(env=environment(run_dir)) as second:
-            with running() as bystander:
-                mapping.stdout.readline()
-                assert leftovers.sweep_run(run_dir)
-                assert not processes.alive(mapping.pid) and not processes.alive(second.pid)
-                assert processes.alive(bystander.pid)
+        with (
+            python(MAPPING, env={**environment(run_dir), "SEGMENT": segment}) as mapping,
+            running(env=environment(run_dir)) as second,
+            running() as bystander,
+        ):
+            mapping.stdout.readline()
+            assert leftovers.sweep_run(run_dir)
+            assert not processes.alive(mapping.pid) and not processes.alive(second.pid)
+            assert processes.alive(bystander.pid)
         assert not mine.exists() and not pythons.exists() and not (processes.SHM / segment).exists()
         assert not (tmp_path / "sockets").exists()
         assert journal.read(run_dir / "guard.jsonl")[-1]["reason"] == "its guard was killed"
