@@ -130,11 +130,11 @@ def run(notebook: Path, parameters: dict[str, Any], output: Path | None = None) 
         raise ValueError(f"{output} is the notebook itself; name another file for the executed one")
     output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"parameters": parameters, "kernel_name": KERNEL, "progress_bar": True, "cwd": notebook.parent}
-    settings["kernel_manager_class"] = _kernel_manager(output.with_suffix(".kernel.log"))
+    settings["kernel_manager_class"] = _kernel_manager(output.absolute().with_suffix(".kernel.log"))
     try:
         executed = papermill.execute_notebook(_literally(notebook), _literally(output), **settings)
     except papermill.PapermillExecutionError as error:
-        message = f"cell {error.cell_index} of {notebook.name} failed: {_reason(error)}\nexecuted notebook: {output}"
+        message = f"cell [{error.exec_count}] of {notebook.name} failed: {_reason(error)}\nexecuted notebook: {output}"
         raise LabFailed(message) from None
     except DeadKernelError:
         message = f"the Python that ran {notebook.name} was killed or crashed\nexecuted notebook: {output}"

@@ -113,9 +113,9 @@ def test_every_flag_reaches_the_plan():
     plan = json.loads(
         run(
             "preflight", "--model", "org/name", "-tp", "2", "-pp", "3", "--dtype", "float16", "--max-model-len", "128",
-            "--gpu-memory-utilization", "0.5", "--kv-cache-memory-bytes", "1000", "-q", "awq", "--host", "::1", "--port",
-            "1234", "--nnodes", "3", "--nproc-per-node", "2", "--master-addr", "10.0.0.9", "--master-port", "4321",
-            "--json", "--", "--seed", "1",
+            "--gpu-memory-utilization", "0.5", "--kv-cache-memory-bytes", "1000", "-q", "awq", "--host", "::1",
+            "--port", "1234", "--nnodes", "3", "--nproc-per-node", "2", "--master-addr", "10.0.0.9", "--master-port",
+            "4321", "--json", "--", "--seed", "1",
         ).stdout
     )["plan"]  # fmt: skip
     assert plan == {

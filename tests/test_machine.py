@@ -137,12 +137,13 @@ def test_a_port_is_taken_for_all_addresses_too(listener, host):
     assert str(os.getpid()) in port_holder(host, listener)
 
 
-def test_a_port_that_another_process_listens_on_names_that_one():
+def test_each_port_names_the_process_that_listens_on_it(listener):
     code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         port = int(other.stdout.readline())
         assert port_holder("127.0.0.1", port).endswith(f"(pid {other.pid})")
+        assert port_holder("127.0.0.1", listener).endswith(f"(pid {os.getpid()})")
     finally:
         other.communicate("\n", timeout=10)
     assert port_holder("127.0.0.1", port) is None

@@ -28,7 +28,7 @@ TWO_NODES = ServePlan(
     extra_args=("--seed", "1"),
 )
 AWKWARD = ServePlan(
-    model="/models/it's $HOME `id` \\ \"mine\"",
+    model='/models/it\'s $HOME `id` \\ "mine"',
     extra_args=("--chat-template", "a\nb  c", "--override", '{"a": "it\'s"}', "--empty", "", "--seed", "-1", "--x=a b"),
 )
 

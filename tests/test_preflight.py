@@ -29,9 +29,7 @@ LLAMA_8B = replace(
     PADDED, num_hidden_layers=32, hidden_size=4096, intermediate_size=14336, num_attention_heads=32,
     num_key_value_heads=8, head_dim=128, vocab_size=128256, max_position_embeddings=131072, tie_word_embeddings=False,
 )  # fmt: skip
-LLAMA_70B = replace(
-    LLAMA_8B, num_hidden_layers=80, hidden_size=8192, intermediate_size=28672, num_attention_heads=64
-)
+LLAMA_70B = replace(LLAMA_8B, num_hidden_layers=80, hidden_size=8192, intermediate_size=28672, num_attention_heads=64)
 SMOLLM2_360M = replace(
     PUBLISHED, num_hidden_layers=32, hidden_size=960, intermediate_size=2560, num_attention_heads=15,
     num_key_value_heads=5,
@@ -302,6 +300,13 @@ def test_room_for_next_to_no_tokens_is_not_answered_with_a_context_of_zero():
 def test_sizes_that_are_not_predicted_are_undecided(shape, kind):
     found = verdict("memory", ServePlan(), A100S, shape)
     assert (found.status, found.message) == (UNKNOWN, f"the size of {kind} weights is not predicted")
+
+
+def test_a_cpu_ranks_cache_is_settled_and_a_gpus_is_what_vllm_finds_left():
+    plan = ServePlan(tensor_parallel_size=2, max_model_len=1024)
+    assert settle(plan, PADDED, CPU).kv_cache_memory_bytes == 256 * MIB
+    assert settle(plan.with_(kv_cache_memory_bytes=1), PADDED, CPU).kv_cache_memory_bytes == 1
+    assert settle(plan, PADDED, A100S) == settle(plan, None, CPU) == plan
 
 
 # Context length

@@ -146,8 +146,8 @@ def test_sampled_requests_in_parallel_and_a_client_that_leaves(tensor, client):
     next(iter(stream))
     stream.close()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        texts = list(pool.map(lambda seed: ask(client, temperature=1.2, seed=seed).choices[0].message.content, range(16)))
-    assert len(set(texts)) > 4
+        answers = list(pool.map(lambda seed: ask(client, temperature=1.2, seed=seed), range(16)))
+    assert len({answer.choices[0].message.content for answer in answers}) > 4
     assert tensor.complete(PROMPTS[0], max_tokens=4).token_ids
 
 

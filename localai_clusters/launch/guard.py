@@ -139,8 +139,10 @@ def main() -> None:
     except Exception as error:
         reason = f"{reason}: {error}"
     finally:
-        guard.end(reason)
-        shutil.rmtree(spec["socket_dir"], ignore_errors=True)
+        try:
+            guard.end(reason)
+        finally:  # a full disk stops the report, not the tidying
+            shutil.rmtree(spec["socket_dir"], ignore_errors=True)
 
 
 if __name__ == "__main__":

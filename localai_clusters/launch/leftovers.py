@@ -24,9 +24,9 @@ def sweep(runs: Path) -> None:
 def sweep_run(run_dir: Path) -> bool:
     """Whether the run is over; if its guard could not tidy up, that is done now."""
     events = journal.read(run_dir / "guard.jsonl")
-    if any(event["event"] == "stopped" for event in events):
+    if any(event.get("event") == "stopped" for event in events):
         return True
-    started = next((event for event in events if event["event"] == "started"), None)
+    started = next((event for event in events if event.get("event") == "started"), None)
     if started is None:
         return not processes.with_variable("LAC_RUN_ID", run_dir.name)
     if processes.alive(started["pid"]) and processes.started_at(started["pid"]) == started["started_at"]:

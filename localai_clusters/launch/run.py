@@ -7,9 +7,11 @@
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from localai_clusters.launch import journal, leftovers
 from localai_clusters.plan import ServePlan
 
 SECONDS_TO_STOP = 5.0
+LEAST_FREE_BYTES = 32 << 20  # a start writes some 100 kB of logs, a day of serving more
 # In the order in which a rank reaches them, with what a person is shown.
 STEPS = {
     "python": "starting Python",
@@ -79,9 +82,11 @@ class Run:
         self.id = time.strftime("%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
         self.dir = runs_dir() / self.id
         self.started_at = time.time()
+        sockets = tempfile.mkdtemp(prefix="lac-")  # a Unix socket's path has room for 107 characters
         try:
             self.dir.mkdir(parents=True)
-            sockets = tempfile.mkdtemp(prefix="lac-")  # a Unix socket's path has room for 107 characters
+            if shutil.disk_usage(self.dir).free < LEAST_FREE_BYTES:
+                raise OSError(errno.ENOSPC, f"less than {LEAST_FREE_BYTES >> 20} MiB free for logs; set XDG_STATE_HOME")
             torchrun = [sys.executable, "-m", "torch.distributed.run", *plan.argv()[1:]]
             self._write_spec(sockets, list(argv or torchrun))
             # By inheritance and not through a file: the environment may hold secrets.
@@ -97,6 +102,7 @@ class Run:
                     start_new_session=True,  # a Ctrl-C reaches the launcher, which stops the guard
                 )
         except OSError as error:
+            shutil.rmtree(sockets, ignore_errors=True)
             raise LaunchError(f"cannot start a run in {self.dir}: {error.strerror or error}") from error
 
     def _write_spec(self, sockets: str, argv: list[str]) -> None:

@@ -6,6 +6,7 @@ Takes ``vllm serve``'s own flags. Every rank builds its engine; rank 0 also runs
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -105,12 +106,15 @@ def main() -> None:
     except SystemExit as request:  # argparse, for a flag that vLLM does not have
         code = request.code if isinstance(request.code, int) else 1
     except BaseException as error:
-        logging.getLogger("vllm").exception("rank %d failed", rank.rank)
-        progress.report("failed", error=f"{type(error).__name__}: {error}"[:2000])
-    # Not sys.exit: a thread inside a collective whose peer is gone would keep the process alive.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        with contextlib.suppress(OSError):  # a full disk may be what failed
+            logging.getLogger("vllm").exception("rank %d failed", rank.rank)
+            progress.report("failed", error=f"{type(error).__name__}: {error}"[:2000])
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        # Not sys.exit: a thread inside a collective whose peer is gone would keep the process alive.
+        os._exit(code)
 
 
 if __name__ == "__main__":
