@@ -16,7 +16,8 @@ MAX_RANKS = 4096  # far above any real job; a slip of the keyboard must not make
 # What rank_args() writes itself. Given once more, argparse would take the last one and the plan would be wrong.
 OWN_FLAGS = frozenset(
     "--model --tensor-parallel-size -tp --pipeline-parallel-size -pp --dtype --max-model-len --gpu-memory-utilization "
-    "--kv-cache-memory-bytes --quantization -q --host --port --distributed-executor-backend".split()
+    "--kv-cache-memory-bytes --quantization -q --host --port --distributed-executor-backend --served-model-name "
+    "--api-key".split()
 )
 
 
@@ -215,4 +216,6 @@ def check_extra_args(value: Any) -> None:
             raise ValueError(f"extra_args holds {argument!r}; no command can be given a null character")
         flag = argument.partition("=")[0].replace("_", "-")
         if flag in OWN_FLAGS:
-            raise ValueError(f"extra_args holds {flag}, which the plan sets itself; give it to the plan")
+            raise ValueError(
+                f"extra_args holds {flag}, which is set otherwise; use the option of that name, if there is one"
+            )

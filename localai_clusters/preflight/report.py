@@ -47,7 +47,11 @@ class Report:
         return not self.failed
 
     def raise_if_failed(self, skip: tuple[str, ...] = ()) -> None:
-        """Raise ``PreflightError`` if a check other than those in ``skip`` failed."""
+        """Raise ``PreflightError`` if a check not in ``skip`` failed, ``ValueError`` for an unknown name in it."""
+        unknown = set(skip) - {verdict.check for verdict in self.verdicts}
+        if unknown:
+            known = ", ".join(dict.fromkeys(verdict.check for verdict in self.verdicts))
+            raise ValueError(f"there is no check {', '.join(sorted(unknown))}; this plan was checked for: {known}")
         kept = Report(self.plan, tuple(verdict for verdict in self.verdicts if verdict.check not in skip))
         if not kept.ok:
             raise PreflightError(kept)
