@@ -15,6 +15,7 @@ agents and, with them, the ranks; what stays in /dev/shm is removed when the nex
 What happened is appended to ``guard.jsonl``.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -29,6 +30,7 @@ from localai_clusters.launch import journal, processes
 
 SECONDS_OF_GRACE = 2.5
 SECONDS_FOR_AGENT = 4.0  # torchrun notices a dead rank in 0.1 s and stops the others; a stuck one takes it 30 s
+ATTEMPTS_TO_KILL = 10  # a process in uninterruptible sleep cannot be killed at all
 POLL_SECONDS = 0.1
 
 
@@ -37,13 +39,13 @@ class Guard:
         self.run_dir = run_dir
         self.agents: dict[int, int] = {}  # pid -> node rank
         self.exited: dict[int, int] = {}  # node rank -> exit code, negative for a signal
-        self.shm: set[str] = set()
         self._signal: int | None = None
         self._ranks_seen: set[int] = set()
         self._rank_gone_at: float | None = None
 
     def report(self, event: str, **facts) -> None:
-        journal.append(self.run_dir / "guard.jsonl", event=event, **facts)
+        with contextlib.suppress(OSError):  # a full disk must not stop the tidying
+            journal.append(self.run_dir / "guard.jsonl", event=event, **facts)
 
     def start(self, spec: dict) -> None:
         for agent in spec["agents"]:
@@ -100,29 +102,33 @@ class Guard:
 
     def end(self, reason: str) -> None:
         everything = processes.descendants(os.getpid())
-        self.shm |= processes.shared_memory(everything) | named_after(self.run_dir.name)
+        segments = processes.shared_memory(everything)
         processes.send((pid for pid in self.agents if pid in everything), signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_OF_GRACE
         while (left := processes.descendants(os.getpid())) and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.02)
         killed = left
-        while left:  # a process may fork while it is being killed, so look again
+        for _ in range(ATTEMPTS_TO_KILL):  # a process may fork while it is being killed, so look again
+            if not left:
+                break
             processes.send(left, signal.SIGKILL)
             processes.wait_until_gone(left, 0.5)
             self._reap()
             left = processes.descendants(os.getpid())
         self._reap()
-        removed = processes.remove_shared_memory(self.shm | named_after(self.run_dir.name))
-        self.report("stopped", reason=reason, killed=killed, shared_memory_removed=sorted(removed))
+        removed = processes.remove_shared_memory(segments | segments_of(self.run_dir))
+        self.report("stopped", reason=reason, killed=killed, alive=left, shared_memory_removed=sorted(removed))
 
     def on_signal(self, signum: int, _frame) -> None:
         self._signal = signum
 
 
-def named_after(run_id: str) -> set[str]:
-    """Segments that carry this run's id in their name (see serving.lockstep.init_method)."""
-    return {path.name for path in processes.SHM.glob(f"lac-{run_id}-*")}
+def segments_of(run_dir: Path) -> set[str]:
+    """Shared memory of a run whose ranks may be gone: named after it (serving.executor.init_method), or reported."""
+    named = {path.name for path in processes.SHM.glob(f"lac-{run_dir.name}-*")}
+    lines = (line for log in run_dir.glob("rank*.jsonl") for line in journal.read(log))
+    return named.union(*(line.get("shared_memory", ()) for line in lines))
 
 
 def main() -> None:
@@ -139,10 +145,8 @@ def main() -> None:
     except Exception as error:
         reason = f"{reason}: {error}"
     finally:
-        try:
-            guard.end(reason)
-        finally:  # a full disk stops the report, not the tidying
-            shutil.rmtree(spec["socket_dir"], ignore_errors=True)
+        guard.end(reason)
+        shutil.rmtree(spec["socket_dir"], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from localai_clusters.launch import journal, processes
-from localai_clusters.launch.guard import named_after
+from localai_clusters.launch.guard import segments_of
 
 RUNS_KEPT = 50
 
@@ -32,10 +32,7 @@ def sweep_run(run_dir: Path) -> bool:
     if processes.alive(started["pid"]) and processes.started_at(started["pid"]) == started["started_at"]:
         return False
     pids = processes.with_variable("LAC_RUN_ID", run_dir.name)
-    segments = processes.shared_memory(pids) | named_after(run_dir.name)
-    for log in run_dir.glob("rank*.jsonl"):
-        for line in journal.read(log):
-            segments |= set(line.get("shared_memory", ()))
+    segments = processes.shared_memory(pids) | segments_of(run_dir)
     processes.send(pids, signal.SIGKILL)
     processes.wait_until_gone(pids, 2.0)
     processes.remove_shared_memory(segments)
