@@ -50,12 +50,15 @@ def wait_until_ready(
 
 
 def answers(client: httpx.Client, model: str) -> bool:
-    """Whether the server completes a prompt."""
+    """Whether the server completes a prompt yet. ``LaunchError`` if it refuses to."""
     try:
         if client.get("/health", timeout=20).status_code != 200:
             return False
         body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-        return client.post("/v1/completions", json=body, timeout=60).status_code == 200
+        answer = client.post("/v1/completions", json=body, timeout=60)
+        if 400 <= answer.status_code < 500:
+            raise LaunchError(f"the server runs and refuses a completion ({answer.status_code}): {answer.text[:500]}")
+        return answer.status_code == 200
     except httpx.TransportError:
         return False
 

@@ -170,8 +170,13 @@ def check_context(situation: Situation) -> Iterator[Verdict]:
     held = min((size.kv_tokens for size in sizes if size.kv_tokens is not None), default=None) if sizes else None
     if held is None:
         yield Verdict("context length", PASS, f"requests of up to {longest} tokens")
-    elif held < longest:
-        fix = f"--kv-cache-memory-bytes {max(size.kv_bytes_per_token for size in sizes) * longest}"
+        return
+    if situation.machine.backend == "cpu":  # vLLM allots whole blocks and keeps one of them back
+        held = max(held // CPU_BLOCK_TOKENS - 1, 0) * CPU_BLOCK_TOKENS
+    if held < longest:
+        blocks = -(-longest // CPU_BLOCK_TOKENS) + 1
+        needed = max(size.kv_bytes_per_token for size in sizes) * blocks * CPU_BLOCK_TOKENS
+        fix = f"--kv-cache-memory-bytes {needed}"
         if held >= SHORTEST_CONTEXT:
             fix = f"--max-model-len {held}, or {fix}"
         message = f"the KV cache holds {held} tokens, fewer than one request of {longest}"
