@@ -20,6 +20,7 @@ from localai_clusters.server import Completion, Server
 from localai_clusters.sizing import dtype_of, rank_sizes
 
 GIB = 1 << 30
+PRE = "<pre style='white-space:pre;overflow-x:auto'>"
 
 
 def record(
@@ -116,13 +117,13 @@ class Recorded:
     def _repr_mimebundle_(self, **_) -> dict[str, Any]:
         from rich.console import Console
 
-        console = Console(record=True, width=100, file=io.StringIO(), force_jupyter=False)
+        console = Console(record=True, width=88, file=io.StringIO(), force_jupyter=False)
         checkpoint.show(self.checkpoint, console)
         page = console.export_text()
         proves = checkpoint.what_it_proves(self.checkpoint)
         return {
             "text/plain": f"{page}\n{self.path}",
-            "text/html": f"<pre>{html.escape(page)}</pre><p><b>{html.escape(proves)}</b></p>",
+            "text/html": f"{PRE}{html.escape(page)}</pre><p><b>{html.escape(proves)}</b></p>",
             CHECKPOINT_MIME: {"path": str(self.path), "proves": proves},
         }
 
