@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from localai_clusters.plan import check_size
+
 # Different words at the start of each prompt, so that prefix caching does not answer for the model.
 PROMPT = "Request {number}: tell a long story about a computer that was made of many small computers."
 
@@ -39,8 +41,11 @@ def load(
 ) -> Load:
     """Send ``requests`` completions of exactly ``max_tokens`` tokens, ``concurrency`` at a time.
 
-    Raises ``httpx.HTTPError`` if one fails. Runs in a thread of its own: a notebook's has an event loop already.
+    Raises ``httpx.HTTPError`` if one fails, ``ValueError`` for a number below 1.
+    Runs in a thread of its own: a notebook's has an event loop already.
     """
+    for name, value in (("concurrency", concurrency), ("requests", requests), ("max_tokens", max_tokens)):
+        check_size(name, value)
     outcome: list[Load | BaseException] = []
 
     def work() -> None:

@@ -19,7 +19,7 @@ class RankMemory:
     """
 
     rank: int
-    weights_predicted: int
+    weights_predicted: int | None
     weights_measured: int | None
     kv_cache_predicted: int | None
     kv_cache_measured: int | None
@@ -28,11 +28,12 @@ class RankMemory:
     gpu: int | None = None
 
 
-def rank_memory(size: RankSize, rank: Rank) -> RankMemory:
+def rank_memory(size: RankSize, rank: Rank, predicted: bool = True) -> RankMemory:
+    """``predicted`` is False for weights that sizing cannot predict: then there is no prediction, not a guess."""
     resident, peak = resident_bytes(rank.pid) if rank.pid else (None, None)
     return RankMemory(
         rank=rank.rank,
-        weights_predicted=size.weights_bytes,
+        weights_predicted=size.weights_bytes if predicted else None,
         weights_measured=rank.facts.get("weights_bytes"),
         kv_cache_predicted=size.kv_cache_bytes,
         kv_cache_measured=rank.facts.get("kv_cache_bytes"),

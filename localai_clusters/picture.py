@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from localai_clusters.models import ModelShape, look_up
 from localai_clusters.observe import MIB
 from localai_clusters.plan import ServePlan
-from localai_clusters.sizing import RankSize, dtype_of, kv_heads_per_rank, rank_sizes
+from localai_clusters.sizing import RankSize, can_predict, dtype_of, kv_heads_per_rank, rank_sizes
 
 BOX = "border:2px solid #0969da;border-radius:8px;padding:8px 12px;min-width:11em"
 ROW = "display:flex;gap:12px;align-items:center;flex-wrap:wrap"
@@ -19,9 +19,7 @@ class SplitMap:
 
     plan: ServePlan
     shape: ModelShape
-
-    def _sizes(self) -> list[RankSize]:
-        return rank_sizes(self.plan, self.shape)
+    sizes: tuple[RankSize, ...]
 
     def _lines(self, size: RankSize) -> list[str]:
         tensor, shape = self.plan.tensor_parallel_size, self.shape
@@ -39,8 +37,7 @@ class SplitMap:
 
     def _stages(self) -> list[list[RankSize]]:
         width = self.plan.tensor_parallel_size
-        sizes = self._sizes()
-        return [sizes[start : start + width] for start in range(0, len(sizes), width)]
+        return [list(self.sizes[start : start + width]) for start in range(0, len(self.sizes), width)]
 
     def __str__(self) -> str:
         lines = [self._title()]
@@ -72,6 +69,6 @@ def split_map(plan: ServePlan) -> SplitMap:
     shape = look_up(plan.model)
     if shape is None:
         raise ValueError(f"{plan.model} is not on this machine, so its shape is not known; serve it once")
-    if shape.num_experts or shape.quantization:
+    if not can_predict(shape):
         raise ValueError(f"{plan.model}: the bytes of quantized and mixture-of-experts models are not predicted")
-    return SplitMap(plan, shape)
+    return SplitMap(plan, shape, tuple(rank_sizes(plan, shape)))

@@ -17,7 +17,7 @@ from localai_clusters.launch.run import Rank
 from localai_clusters.machine import Machine
 from localai_clusters.observe import MIB, RankMemory
 from localai_clusters.server import Completion, Server
-from localai_clusters.sizing import dtype_of, rank_sizes
+from localai_clusters.sizing import can_predict, dtype_of, rank_sizes
 
 GIB = 1 << 30
 PRE = "<pre style='white-space:pre;overflow-x:auto'>"
@@ -136,12 +136,16 @@ def known_constraints(servers: Sequence[Server]) -> list[tuple[str, str]]:
     dtype = dtype_of(plan, shape)
     held = min(size.kv_tokens or 0 for size in rank_sizes(plan, shape))
     found = [
-        (
-            "model-size",
-            f"The weights of {plan.model} take {unsplit.weights_bytes / MIB:.0f} MiB in {dtype}; a model this small "
-            "gains little from a split, and its speeds say nothing about larger ones.",
-        )
+        ("model-size", f"{plan.model} is quantized or a mixture of experts: each rank's bytes were measured only.")
     ]
+    if can_predict(shape):
+        found = [
+            (
+                "model-size",
+                f"The weights of {plan.model} take {unsplit.weights_bytes / MIB:.0f} MiB in {dtype}; a model this small "
+                "gains little from a split, and its speeds say nothing about larger ones.",
+            )
+        ]
     if machine.backend == "cpu":
         found.append(
             (

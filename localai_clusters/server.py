@@ -92,8 +92,9 @@ class Server:
 
     def memory(self) -> MemoryTable:
         """What each rank holds now, predicted beside measured, in bytes."""
+        predicted = sizing.can_predict(self.model.shape)
         sizes = sizing.rank_sizes(self.plan, self.model.shape)
-        rows = [observe.rank_memory(size, rank) for size, rank in zip(sizes, self.ranks(), strict=True)]
+        rows = [observe.rank_memory(size, rank, predicted) for size, rank in zip(sizes, self.ranks(), strict=True)]
         self.last_memory = MemoryTable(self.plan.label, tuple(rows))
         if self.machine.gpus:
             self.nvidia_smi = observe.nvidia_smi()
@@ -106,7 +107,11 @@ class Server:
         """Load the server with ``concurrency`` requests at a time; returns a ``bench.Load``."""
         from localai_clusters.bench import load
 
-        result = load(self.url, self.plan.model, concurrency, requests or 4 * concurrency, max_tokens, self._headers())
+        requests = 4 * concurrency if requests is None else requests
+        try:
+            result = load(self.url, self.plan.model, concurrency, requests, max_tokens, self._headers())
+        except httpx.HTTPError as error:
+            raise ServerError(f"the load test of {self.url} failed: {error or type(error).__name__}") from error
         self.loads.append(result)
         return result
 
@@ -131,9 +136,11 @@ class Server:
         """End every process of this server. Harmless when it has stopped already."""
         if self.seconds_serving is None:
             self.seconds_serving = time.time() - self.run.started_at - self.seconds_to_ready
+        try:
             if self.is_running():
                 self.memory()
-        self._stop()
+        finally:  # whatever looking at the memory meets, a Ctrl-C too
+            self._stop()
 
     def __enter__(self) -> "Server":
         return self
@@ -149,6 +156,8 @@ class Server:
         return {name: value for name, value in self._client.headers.items() if name == "authorization"}
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        if self._client.is_closed:
+            raise ServerError("this server was stopped and its connection is closed; serve the plan again")
         body = {"model": self.plan.model, "temperature": 0.0, "return_token_ids": True, **body}
         started = time.perf_counter()
         try:

@@ -40,6 +40,11 @@ class RankSize:
         return None if self.kv_cache_bytes is None else self.kv_cache_bytes // self.kv_bytes_per_token
 
 
+def can_predict(shape: ModelShape) -> bool:
+    """Whether the formulas here hold for the weights: not for quantized ones nor for a mixture of experts."""
+    return not shape.num_experts and shape.quantization is None
+
+
 def dtype_of(plan: ServePlan, shape: ModelShape) -> str:
     """The dtype vLLM will use: as asked, or for ``auto`` the checkpoint's, halved if that is float32."""
     if plan.dtype != "auto":

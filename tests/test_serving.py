@@ -155,6 +155,8 @@ def test_the_load_figures_count_what_was_asked_for(tensor):
     load = tensor.bench(concurrency=3, requests=6, max_tokens=5)
     assert (load.requests, load.output_tokens) == (6, 30)
     assert load.tokens_per_second == pytest.approx(30 / load.seconds)
+    with pytest.raises(ValueError, match="concurrency is 0"):
+        tensor.bench(concurrency=0)
 
 
 def test_after_stop_nothing_is_left_and_the_server_says_so(tensor):
@@ -162,5 +164,7 @@ def test_after_stop_nothing_is_left_and_the_server_says_so(tensor):
     tensor.stop()
     assert_nothing_left(tensor.run)
     assert "stopped" in repr(tensor)
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(ServerError, match="was stopped"):
         tensor.complete("Hello")
+    with pytest.raises(ServerError, match="load test"):
+        tensor.bench()

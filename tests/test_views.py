@@ -17,6 +17,7 @@ from localai_clusters.plan import ServePlan
 from localai_clusters.preflight.report import FAIL, PASS, Report, Verdict
 from localai_clusters.progress import ProgressLine, startup_text
 from localai_clusters.server import Completion
+from localai_clusters.sizing import rank_sizes
 from localai_clusters.tables import MemoryTable, Table, as_text
 
 HOSTILE = "<script>alert('x')</script>"
@@ -100,7 +101,8 @@ def test_one_rank_has_nobody_to_talk_to():
 
 
 def test_html_of_the_picture_escapes_the_models_name():
-    page = picture.SplitMap(ServePlan(model=HOSTILE), BUILT_IN["smollm2-135m"].shape)._repr_html_()
+    plan, shape = ServePlan(model=HOSTILE), BUILT_IN["smollm2-135m"].shape
+    page = picture.SplitMap(plan, shape, tuple(rank_sizes(plan, shape)))._repr_html_()
     assert "<script" not in page and ESCAPED in page
 
 

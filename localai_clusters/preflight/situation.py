@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from localai_clusters.machine import Machine, port_holder
 from localai_clusters.models import ModelError, ModelShape, look_up
 from localai_clusters.plan import ANY_FREE_PORT, ServePlan
-from localai_clusters.sizing import RankSize, cpu_kv_cache_bytes, rank_sizes
+from localai_clusters.sizing import RankSize, can_predict, cpu_kv_cache_bytes, rank_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Situation:
     @property
     def sizes(self) -> list[RankSize] | None:
         """What each rank would hold; None if the model's shape is unknown or not one that sizing knows."""
-        if self.shape is None or self.shape.num_experts or self.shape.quantization:
+        if self.shape is None or not can_predict(self.shape):
             return None
         return rank_sizes(self.plan, self.shape)
 

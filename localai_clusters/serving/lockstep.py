@@ -193,15 +193,21 @@ class LockstepClient(AsyncMPClient):
     def deliver_result(self, call_id: int, result: Any, error: Exception | None) -> None:
         def settle() -> None:
             future = self.utility_results.pop(call_id)
-            if future.cancelled():
+            if future.done():  # its caller gave up
                 return
             future.set_exception(error) if error else future.set_result(result)
 
         self._loop.call_soon_threadsafe(settle)
 
     def deliver_error(self, error: BaseException) -> None:
+        def fail() -> None:
+            self.outputs_queue.put_nowait(EngineDeadError())
+            for future in self.utility_results.values():  # or whoever called would wait for ever
+                if not future.done():
+                    future.set_exception(EngineDeadError())
+
         self.resources.engine_dead = True
-        self._loop.call_soon_threadsafe(self.outputs_queue.put_nowait, EngineDeadError())
+        self._loop.call_soon_threadsafe(fail)
 
     # Called by AsyncLLM on the event loop.
     async def get_output_async(self) -> EngineCoreOutputs:
