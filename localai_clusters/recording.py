@@ -135,15 +135,13 @@ def known_constraints(servers: Sequence[Server]) -> list[tuple[str, str]]:
     unsplit = rank_sizes(plan.with_(tensor_parallel_size=1, pipeline_parallel_size=1), shape)[0]
     dtype = dtype_of(plan, shape)
     held = min(size.kv_tokens or 0 for size in rank_sizes(plan, shape))
-    found = [
-        ("model-size", f"{plan.model} is quantized or a mixture of experts: each rank's bytes were measured only.")
-    ]
+    found = [("model-size", f"{plan.model}: the bytes of its weights were measured, not predicted.")]
     if can_predict(shape):
         found = [
             (
                 "model-size",
-                f"The weights of {plan.model} take {unsplit.weights_bytes / MIB:.0f} MiB in {dtype}; a model this small "
-                "gains little from a split, and its speeds say nothing about larger ones.",
+                f"The weights of {plan.model} take {unsplit.weights_bytes / MIB:.0f} MiB in {dtype}; a model this "
+                "small gains little from a split, and its speeds say nothing about larger ones.",
             )
         ]
     if machine.backend == "cpu":
