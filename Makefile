@@ -1,11 +1,13 @@
 # What there is to do here, one target each. `make` alone lists them.
 STUDENT ?= $(or $(USER),student)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+STARTUP_ARGS ?=
 LOCK_ARGS ?=
 NOTEBOOKS = $(wildcard course/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test lint bench lock clean
+.PHONY: help setup run lab test lint bench startup lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,8 +32,11 @@ lint: setup ## ruff, and notebooks committed without output
 	.venv/bin/ruff check localai_clusters tests bench
 	$(if $(NOTEBOOKS),.venv/bin/nbstripout --verify $(NOTEBOOKS))
 
-bench: setup ## measure serving against plain vLLM
-	.venv/bin/python -m bench.serve_ratio
+bench: setup ## measure serving against plain vLLM (BENCH_ARGS="--split tp --rounds 1")
+	.venv/bin/python -m bench.serve_ratio --markdown $(BENCH_ARGS)
+
+startup: setup ## where the seconds of a start go (STARTUP_ARGS=--imports)
+	.venv/bin/python -m bench.startup $(STARTUP_ARGS)
 
 lock: ## write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
 	@./setup.sh --lock $(LOCK_ARGS)

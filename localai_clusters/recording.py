@@ -12,8 +12,8 @@ from typing import Any
 
 from localai_clusters import __version__, checkpoint
 from localai_clusters.lab import CHECKPOINT_MIME, course_root
-from localai_clusters.launch.ready import exit_code_of
 from localai_clusters.launch.run import Rank
+from localai_clusters.launch.why import exit_code_of
 from localai_clusters.machine import Machine
 from localai_clusters.observe import MIB, RankMemory
 from localai_clusters.server import Completion, Server
@@ -190,6 +190,10 @@ def _load(server: Server, load) -> dict[str, Any]:
         "output_tokens": load.output_tokens,
         "seconds": load.seconds,
         "output_tokens_per_second": load.tokens_per_second,
+        "ttft_p50_s": load.ttft.p50,
+        "ttft_p99_s": load.ttft.p99,
+        "itl_p50_s": load.itl.p50 if load.itl else None,
+        "itl_p99_s": load.itl.p99 if load.itl else None,
     }
 
 

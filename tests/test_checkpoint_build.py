@@ -23,6 +23,7 @@ from localai_clusters.checkpoint import (
     shorten_home,
     to_json,
     utc,
+    verify,
 )
 
 
@@ -68,6 +69,13 @@ def test_the_digest_covers_every_top_level_field():
     }
     digests = {example(**{**same, name: new}).digest for name, new in changes.items()}
     assert len(digests | {original.digest}) == len(changes) + 1
+
+
+def test_a_load_without_inter_token_latency_has_the_digest_it_had_before_there_was_one():
+    text = canonical_json(example()).decode()
+    assert '"load":[{"concurrency":16,' in text and "itl_p50_s" not in text + to_json(example())
+    given = altered("observed.load[0].itl_p50_s", 0.02)
+    assert '"itl_p50_s":0.02' in canonical_json(given).decode() and verify(given) == []
 
 
 def test_to_json_is_stable_and_keeps_lists_of_numbers_on_one_line():

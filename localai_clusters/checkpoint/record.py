@@ -5,7 +5,7 @@ its description in the JSON Schema. Units: bytes, seconds, tokens; times are UTC
 A value that could not be known is null, never a guess.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
@@ -29,6 +29,12 @@ class Part(BaseModel):
         use_attribute_docstrings=True,
         defer_build=True,
     )
+
+
+Value = TypeVar("Value")
+# A field that version 1 did not have from the start. Left out of the file and of the digest when it is null, so that
+# the digest of a record from before it still holds.
+Later = Annotated[Value | None, Field(exclude_if=lambda value: value is None)]
 
 
 class Evidence(Part):
@@ -228,6 +234,9 @@ class Load(Part):
     tpot_p50_s: f.Seconds | None = None
     """Time per output token after the first, median, seconds."""
     tpot_p99_s: f.Seconds | None = None
+    itl_p50_s: Later[f.Seconds] = None
+    """Inter-token latency, median, seconds: between the chunks of one streamed answer."""
+    itl_p99_s: Later[f.Seconds] = None
 
 
 class Observed(Part):
