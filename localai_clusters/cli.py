@@ -21,6 +21,7 @@ class Verbs(click.Group):
     def invoke(self, context: click.Context):
         from localai_clusters.checkpoint import CheckpointError
         from localai_clusters.lab import LabFailed
+        from localai_clusters.launch.nodes import NodesError
         from localai_clusters.launch.run import LaunchError
         from localai_clusters.preflight.report import PreflightError
 
@@ -30,7 +31,7 @@ class Verbs(click.Group):
             stop(str(error), DOES_NOT_HOLD)
         except PreflightError as error:
             stop(f"this plan cannot be launched\n{error}", DOES_NOT_HOLD)
-        except LaunchError as error:
+        except (LaunchError, NodesError) as error:
             stop(str(error), DOES_NOT_HOLD)
         except (CheckpointError, ValueError) as error:
             stop(str(error), UNDECIDED)
@@ -71,6 +72,7 @@ def plan_options(function):
             click.option("--nproc-per-node", type=int, help="Ranks per node; follows from the split."),
             click.option("--master-addr", default="127.0.0.1", show_default=True),
             click.option("--master-port", type=int, default=29500, show_default=True, help="0: any free port."),
+            click.option("--rdzv-backend", default="static", show_default=True, help="How nodes meet: static or c10d."),
             click.option("--api-key", envvar="VLLM_API_KEY", help="Asked of every client; needed beyond loopback."),
             click.argument("extra_args", nargs=-1, type=click.UNPROCESSED),
         )
@@ -123,29 +125,68 @@ def preflight(json_: bool, api_key: str | None, **plan) -> None:
 
 @main.command()
 @plan_options
+@click.option("--node-rank", type=int, default=0, show_default=True, help="Which node of the plan this machine is.")
+@click.option("--on-nodes", is_flag=True, help="Serve on the nodes of this machine that `nodes up` made.")
 @click.option("--skip-check", multiple=True, metavar="CHECK", help="Launch although this check fails.")
 @as_json
-def serve(json_: bool, skip_check: tuple[str, ...], api_key: str | None, **plan) -> None:
+def serve(
+    json_: bool, skip_check: tuple[str, ...], on_nodes: bool, node_rank: int, api_key: str | None, **plan
+) -> None:
     """Serve a model with torchrun until Ctrl-C.
 
     Ctrl-C, SIGTERM or the end of this process leave nothing behind. What follows -- goes to vLLM as it stands.
+    For several machines run it on each, with the same flags and its own --node-rank; node 0 prints the commands.
 
+    \b
     Example:  localai-clusters serve -tp 2 --port 8000 -- --seed 1
+              localai-clusters serve -tp 2 --nnodes 2 --master-addr 10.0.0.1
     """
-    from localai_clusters.server import serve as launch
+    from localai_clusters import server as servers
+    from localai_clusters.launch.why import ended_in_order, why_it_ended
     from localai_clusters.signals import as_interrupt
 
-    with as_interrupt(), launch(ServePlan(**plan), api_key=api_key, skip_checks=skip_check) as server:
-        if json_:
-            click.echo(json.dumps(server.to_dict()))
-        else:
-            click.echo(f"OpenAI API at {server.url}/v1, model {server.plan.model}; logs in {server.run.dir}")
-            click.echo(f"{server.memory()}\nCtrl-C stops it")
-        while server.is_running():
-            time.sleep(0.2)
-        from localai_clusters.launch.ready import why_it_ended
+    plan, nodes = ServePlan(**plan), None
+    plan.check_node_rank(node_rank)
+    if on_nodes:
+        from localai_clusters.launch import nodes as local_nodes
 
-        stop(why_it_ended(server.run), DOES_NOT_HOLD)
+        nodes = local_nodes.current()
+        if nodes is None:
+            raise ValueError("no nodes are up on this machine; localai-clusters nodes up")
+    elif node_rank == 0 and plan.nnodes > 1:
+        plan = servers.with_ports(plan)  # chosen here, for every node must know it
+        click.echo(
+            "\n\n".join(["on the other nodes:", *map(plan.serve_command, range(1, plan.nnodes))]) + "\n", err=True
+        )
+    with as_interrupt():
+        if node_rank > 0:
+            run = servers.join(plan, node_rank, skip_checks=skip_check)
+            stopping = run.stop
+        else:
+            server = servers.serve(plan, nodes=nodes, api_key=api_key, skip_checks=skip_check)
+            run, stopping = server.run, server.stop
+        try:
+            if node_rank == 0:
+                say_what_is_served(server, api_key, json_)
+            while run.is_running():
+                time.sleep(0.2)
+            stop(why_it_ended(run), HOLDS if ended_in_order(run) else DOES_NOT_HOLD)
+        finally:
+            stopping()
+
+
+def say_what_is_served(server, given_key: str | None, as_json: bool) -> None:
+    for warning in (verdict for verdict in server.report.verdicts if verdict.status == "warn"):
+        click.echo(
+            f"warning: {warning.message}; {warning.fix}" if warning.fix else f"warning: {warning.message}", err=True
+        )
+    if as_json:
+        click.echo(json.dumps(server.to_dict()))
+        return
+    click.echo(f"OpenAI API at {server.url}/v1, model {server.plan.model}; logs in {server.run.dir}")
+    if server.api_key and not given_key:
+        click.echo(f"API key, shown this once: {server.api_key}")
+    click.echo(f"{server.memory()}\nCtrl-C stops it")
 
 
 @main.command()
@@ -228,3 +269,119 @@ def checkpoint_verify(file: Path, json_: bool) -> None:
             click.echo(records.plain_text(f"{finding.severity}: {finding.field}: {finding.sentence}"))
         click.echo(records.what_it_proves(found))
     sys.exit(DOES_NOT_HOLD if wrong else HOLDS)
+
+
+class NodesVerbs(click.Group):
+    """As ``Verbs``, for what can go wrong with nodes."""
+
+    def invoke(self, context: click.Context):
+        from localai_clusters.launch.nodes import NodesError
+
+        try:
+            return super().invoke(context)
+        except NodesError as error:
+            stop(str(error), DOES_NOT_HOLD)
+
+
+@main.group(cls=NodesVerbs)
+def nodes() -> None:
+    """Nodes on this machine, joined by a link that is measured.
+
+    Each has its own address, hostname, /dev/shm and cores. The link's rate and delay can be set, its bytes are counted.
+
+    Example:  localai-clusters nodes up --rate 100 --delay 5
+    """
+
+
+def nodes_that_are_up():
+    from localai_clusters.launch import nodes as local_nodes
+
+    found = local_nodes.current()
+    if found is None:
+        stop("no nodes are up; type: localai-clusters nodes up", DOES_NOT_HOLD)
+    return found
+
+
+@nodes.command("up")
+@click.option("--count", type=int, default=2, show_default=True, help="How many nodes.")
+@click.option("--rate", type=float, metavar="MBIT", help="What each node can send, in Mbit/s; no limit without it.")
+@click.option("--delay", type=float, default=0.0, metavar="MS", help="One way, in ms; a round trip takes twice that.")
+@click.option("--kind", help="'namespaces', 'user namespaces' or 'loopback addresses'; the best that works without it.")
+@as_json
+def nodes_up(json_: bool, count: int, rate: float | None, delay: float, kind: str | None) -> None:
+    """Make nodes; they stay until `nodes down`.
+
+    Example:  localai-clusters nodes up --rate 100 --delay 5
+    """
+    from localai_clusters.launch import nodes as local_nodes
+    from localai_clusters.signals import as_interrupt
+
+    with as_interrupt():
+        show(local_nodes.up(count, rate_mbit=rate, delay_ms=delay, kind=kind), json_)
+
+
+@nodes.command("down")
+@as_json
+def nodes_down(json_: bool) -> None:
+    """End every program in the nodes, and the nodes.
+
+    Harmless if nothing is up; after a crash it removes what was left.
+
+    Example:  localai-clusters nodes down
+    """
+    from localai_clusters.launch import nodes as local_nodes
+
+    there_were = local_nodes.down()
+    click.echo(json.dumps({"were_up": there_were}) if json_ else "nodes are down" if there_were else "no nodes were up")
+
+
+@nodes.command("status")
+@as_json
+def nodes_status(json_: bool) -> None:
+    """The nodes, their link and what crossed it. Exit code 1 if none are up or one is gone.
+
+    Example:  localai-clusters nodes status
+    """
+    from localai_clusters.launch import nodes as local_nodes
+
+    found = local_nodes.current()
+    if found is None and json_:
+        click.echo(json.dumps({"up": False}))
+        sys.exit(DOES_NOT_HOLD)
+    found = nodes_that_are_up()
+    show(found, json_)
+    sys.exit(DOES_NOT_HOLD if found.problems() else HOLDS)
+
+
+@nodes.command("link")
+@click.option("--rate", type=float, metavar="MBIT", help="What each node can send, in Mbit/s; 0: no limit.")
+@click.option("--delay", type=float, metavar="MS", help="One way, in ms; a round trip takes twice that.")
+@click.option("--cut/--mend", default=None, help="Cut the cable in the middle, or mend it.")
+@as_json
+def nodes_link(json_: bool, rate: float | None, delay: float | None, cut: bool | None) -> None:
+    """Change the link while programs use it; what is not named stays.
+
+    Example:  localai-clusters nodes link --rate 10 --delay 20
+    """
+    found = nodes_that_are_up()
+    if rate is not None or delay is not None:
+        wanted = found.rate_mbit if rate is None else rate or None
+        found.set_link(rate_mbit=wanted, delay_ms=found.delay_ms if delay is None else delay)
+    if cut is not None:
+        found.cut() if cut else found.mend()
+    show(found, json_)
+
+
+@nodes.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("node", type=int)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def nodes_exec(node: int, command: tuple[str, ...]) -> None:
+    """Run a command inside a node; its exit code is this one's.
+
+    Example:  localai-clusters nodes exec 1 -- hostname
+    """
+    import os
+
+    argv = nodes_that_are_up().enter(node, command)
+    sys.stdout.flush()
+    os.execv(argv[0], argv)

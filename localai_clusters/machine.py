@@ -191,6 +191,36 @@ def free_port(host: str, other_than: int = 0) -> int:
             return port
 
 
+def interface_towards(host: str) -> tuple[str, str] | None:
+    """(name, IPv4 address) of the interface by which this machine reaches ``host``; None if it cannot.
+
+    ``host`` may be this machine. Nothing is sent: connecting a UDP socket only looks the route up.
+    """
+    import psutil
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+            address = probe.getsockname()[0]
+    except (OSError, UnicodeError):
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(known.family == socket.AF_INET and known.address == address for known in addresses):
+            return name, address
+    return None
+
+
+def is_own_address(host: str) -> bool:
+    """Whether a server on this machine can listen on ``host``; also for a name that cannot be resolved: False."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+        return True
+    except (OSError, UnicodeError):
+        return False
+
+
 def nvidia() -> tuple[tuple[Gpu, ...], str | None, str | None]:
     """(GPUs, driver version, CUDA version) as NVML reports them; nothing where no driver answers."""
     import pynvml

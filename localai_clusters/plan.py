@@ -11,7 +11,9 @@ from typing import Any
 
 RANK_MODULE = "localai_clusters.serving.rank"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+RENDEZVOUS = ("static", "c10d")  # torchrun's backends that need no service of their own
 ANY_FREE_PORT = 0
+MASTER_PORT = 29500  # torchrun's default
 MAX_RANKS = 4096  # far above any real job; a slip of the keyboard must not make a list of a billion ranks
 # What rank_args() writes itself. Given once more, argparse would take the last one and the plan would be wrong.
 OWN_FLAGS = frozenset(
@@ -44,7 +46,8 @@ class ServePlan:
     host: str = "127.0.0.1"
     port: int = 8000
     master_addr: str = "127.0.0.1"
-    master_port: int = 29500
+    master_port: int = MASTER_PORT
+    rdzv_backend: str = "static"
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class ServePlan:
                 check_size(name, getattr(self, name))
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; it can be {', '.join(DTYPES)}")
+        if self.rdzv_backend not in RENDEZVOUS:
+            raise ValueError(f"rdzv_backend is {self.rdzv_backend!r}; it can be {' or '.join(RENDEZVOUS)}")
         share = self.gpu_memory_utilization
         if share is not None and not (is_number(share) and 0 < share <= 1):
             raise ValueError(f"gpu_memory_utilization is {share!r}; it is a share, above 0 and up to 1 (0.9)")
@@ -114,19 +119,47 @@ class ServePlan:
 
     def argv(self, node_rank: int = 0) -> list[str]:
         """torchrun's argv for one node, ``torchrun`` first."""
-        if not 0 <= node_rank < self.nnodes:
-            raise ValueError(f"node_rank is {node_rank}; with {self.nnodes} nodes it runs from 0 to {self.nnodes - 1}")
+        self.check_node_rank(node_rank)
         return [
             "torchrun",
             f"--nnodes={self.nnodes}",
             f"--nproc-per-node={self.nproc_per_node}",
-            f"--node-rank={node_rank}",
-            f"--master-addr={self.master_addr}",
-            f"--master-port={self.master_port}",
+            *self.rendezvous(node_rank),
             "-m",
             RANK_MODULE,
             *self.rank_args(),
         ]
+
+    def rendezvous(self, node_rank: int) -> list[str]:
+        """torchrun's flags by which the nodes meet.
+
+        With c10d torchrun ignores ``--node-rank`` and numbers the nodes itself, in the order of their addresses as
+        texts (``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``): the server could be on any of them.
+        Only node 0's address is ever used, so the others give a name that sorts as they are meant to.
+        """
+        if self.rdzv_backend == "static":
+            return [
+                f"--node-rank={node_rank}",
+                f"--master-addr={self.master_addr}",
+                f"--master-port={self.master_port}",
+            ]
+        return [
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={self.master_addr}:{self.master_port}",
+            f"--rdzv-id=localai-clusters-{self.master_port}",
+            f"--rdzv-conf=is_host={'true' if node_rank == 0 else 'false'}",
+            f"--local-addr={self.master_addr if node_rank == 0 else f'~node{node_rank:04d}'}",
+        ]
+
+    def check_node_rank(self, node_rank: int) -> None:
+        if isinstance(node_rank, bool) or not isinstance(node_rank, int) or not 0 <= node_rank < self.nnodes:
+            raise ValueError(
+                f"node_rank is {node_rank}; with --nnodes {self.nnodes} it runs from 0 to {self.nnodes - 1}"
+            )
+
+    def node_ranks(self, node_rank: int) -> range:
+        """The ranks of one node."""
+        return range(node_rank * self.nproc_per_node, (node_rank + 1) * self.nproc_per_node)
 
     def commands(self) -> list[str]:
         """One command per node, to paste into a shell. Any free port (0) becomes the default one: nodes must agree."""
@@ -135,6 +168,17 @@ class ServePlan:
             if field.name in ("port", "master_port") and getattr(self, field.name) == ANY_FREE_PORT:
                 plan = replace(plan, **{field.name: field.default})
         return [paste(plan.argv(node_rank)) for node_rank in range(self.nnodes)]
+
+    def serve_command(self, node_rank: int) -> str:
+        """``localai-clusters serve`` for one node's share, to paste into a shell there."""
+        self.check_node_rank(node_rank)
+        words = ["localai-clusters", "serve"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("extra_args", "nproc_per_node") and value not in (None, field.default):
+                words += [f"--{field.name.replace('_', '-')}", str(value)]
+        words += ["--node-rank", str(node_rank)]
+        return paste([*words, *(["--", *self.extra_args] if self.extra_args else [])])
 
     def ranks(self) -> Iterator[tuple[int, int, int]]:
         """(rank, pipeline parallel rank, tensor parallel rank), in vLLM's order: tensor parallel innermost."""
@@ -155,12 +199,7 @@ class ServePlan:
     @property
     def is_loopback(self) -> bool:
         """Whether the server can be reached from this machine only."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def label(self) -> str:
@@ -180,6 +219,15 @@ def paste(argv: list[str]) -> str:
         else:
             lines.append(shlex.quote(word))
     return " \\\n    ".join(lines)
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_number(value: Any) -> bool:

@@ -5,8 +5,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from localai_clusters.launch.ready import describe
 from localai_clusters.launch.run import Rank
+from localai_clusters.launch.why import describe
+from localai_clusters.plan import ServePlan
 
 SECONDS = re.compile(r"^ *\d+ s  ")  # what startup_text begins with
 
@@ -54,6 +55,9 @@ class ProgressLine:
             self._display.update(bundle, raw=True)
 
 
-def startup_text(ranks: Sequence[Rank], seconds: float) -> str:
+def startup_text(ranks: Sequence[Rank], seconds: float, plan: ServePlan | None = None) -> str:
     """``  7 s  rank 0: loading its weights · rank 1: loading its weights``"""
-    return f"{seconds:3.0f} s  " + " · ".join(f"rank {rank.rank}: {describe(rank)}" for rank in ranks)
+    shown = [f"rank {rank.rank}: {describe(rank)}" for rank in ranks]
+    if plan and plan.nnodes > 1 and all(rank.step is None for rank in ranks):
+        shown = [f"waiting until all {plan.nnodes} nodes have joined at {plan.master_addr}:{plan.master_port}"]
+    return f"{seconds:3.0f} s  " + " · ".join(shown)

@@ -6,26 +6,31 @@ with serve(ServePlan(tensor_parallel_size=2)) as server:
 """
 
 import atexit
+import secrets
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from localai_clusters import observe, sizing
 from localai_clusters.errors import PlainError
-from localai_clusters.launch.ready import wait_until_ready, why_it_ended
+from localai_clusters.launch.ready import following, serving, wait_until_ready
 from localai_clusters.launch.run import Rank, Run
-from localai_clusters.machine import Machine, free_port
+from localai_clusters.launch.why import why_it_ended
+from localai_clusters.machine import Machine, free_port, is_own_address
 from localai_clusters.models import Model, find
-from localai_clusters.plan import ServePlan
+from localai_clusters.plan import MASTER_PORT, ServePlan
 from localai_clusters.preflight import preflight
 from localai_clusters.preflight.report import Report
 from localai_clusters.preflight.situation import settle
 from localai_clusters.progress import ProgressLine, startup_text
 from localai_clusters.tables import MemoryTable
+
+if TYPE_CHECKING:
+    from localai_clusters.launch.nodes import Nodes
 
 SECONDS_TO_ANSWER = 600.0
 
@@ -56,7 +61,8 @@ class Completion:
 class Server:
     """A running server. ``stop()``, the end of a ``with`` block, or the end of this process ends it."""
 
-    def __init__(self, run: Run, model: Model, report: Report, client: httpx.Client):
+    def __init__(self, run: Run, model: Model, report: Report, client: httpx.Client, api_key: str | None = None):
+        self.api_key = api_key  # shown by nothing here
         self.run, self.model, self.report, self.plan = run, model, report, run.plan
         self.url = str(client.base_url)
         self.seconds_to_ready = 0.0
@@ -105,13 +111,13 @@ class Server:
 
     def bench(self, *, concurrency: int = 8, requests: int | None = None, max_tokens: int = 64):
         """Load the server with ``concurrency`` requests at a time; returns a ``bench.Load``."""
-        from localai_clusters.bench import load
+        from localai_clusters.bench import LoadError, load
 
         requests = 4 * concurrency if requests is None else requests
         try:
             result = load(self.url, self.plan.model, concurrency, requests, max_tokens, self._headers())
-        except httpx.HTTPError as error:
-            raise ServerError(f"the load test of {self.url} failed: {error or type(error).__name__}") from error
+        except LoadError as error:
+            raise ServerError(f"the load test of {self.url} failed: {error}") from error
         self.loads.append(result)
         return result
 
@@ -190,33 +196,35 @@ class Server:
 def serve(
     plan: ServePlan,
     *,
+    nodes: "Nodes | None" = None,
     api_key: str | None = None,
     skip_checks: Sequence[str] = (),
     on_progress: Callable[[str], None] | None = None,
 ) -> Server:
     """Launch ``plan`` on this machine and wait until it answers.
 
-    ``skip_checks`` names preflight checks whose failure is to be met for real. Raises ``PreflightError``
-    before anything starts if another check fails, ``ModelError`` if the model cannot be had, and
-    ``LaunchError`` if the ranks do not come up; nothing of the run is left then.
+    A plan for several nodes starts node 0 here and waits for the others, which ``join`` or the commands of
+    ``plan.serve_command`` start on their machines; with ``nodes`` (``launch.nodes.up``) all of them are started
+    inside those. ``skip_checks`` names preflight checks whose failure is to be met for real. Beyond loopback the
+    server asks for a key: ``api_key``, or one that is made and found in ``Server.api_key``. Raises
+    ``PreflightError`` before anything starts if another check fails, ``ModelError`` if the model cannot be had,
+    and ``LaunchError`` if the ranks do not come up; nothing of the run is left then.
     """
-    if plan.nnodes > 1:
-        commands = "\n\n".join(plan.commands())
-        raise ValueError(f"this plan needs {plan.nnodes} nodes; run one command on each:\n\n{commands}")
     line = ProgressLine()
     show = on_progress or line
-    preflight(plan, api_key=api_key).raise_if_failed(tuple(skip_checks))
-    model = find(plan.model, on_progress=show)
-    plan = with_ports(settle(plan, model.shape, Machine.now()))
-    report = preflight(plan, api_key=api_key)
-    report.raise_if_failed(tuple(skip_checks))
-    environment = {"VLLM_API_KEY": api_key} if api_key else {}
-    run = Run(plan, environment)
+    if nodes is not None:
+        plan = plan_on(plan, nodes)
+    if not api_key and not plan.is_loopback:
+        api_key = secrets.token_urlsafe(24)
+    plan, model, report = prepare(plan, show, skip_checks, api_key=api_key, nodes_here=len(nodes.nodes) if nodes else 1)
+    run = Run(plan, {"VLLM_API_KEY": api_key} if api_key else {}, nodes=nodes)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     client = httpx.Client(base_url=base_url(plan), headers=headers, timeout=SECONDS_TO_ANSWER)
-    server = Server(run, model, report, client)
+    server = Server(run, model, report, client, api_key)
     try:
-        seconds = wait_until_ready(run, client, plan.model, lambda ranks, elapsed: show(startup_text(ranks, elapsed)))
+        seconds = wait_until_ready(
+            run, serving(client, plan.model), lambda ranks, elapsed: show(startup_text(ranks, elapsed, run.plan))
+        )
     except BaseException:  # a Ctrl-C too
         server._stop()
         raise
@@ -226,10 +234,70 @@ def serve(
     return server
 
 
+def join(
+    plan: ServePlan,
+    node_rank: int,
+    *,
+    skip_checks: Sequence[str] = (),
+    on_progress: Callable[[str], None] | None = None,
+) -> Run:
+    """Start the share of ``plan`` that belongs to node ``node_rank``, not 0, and wait until its ranks follow rank 0.
+
+    The plan must be node 0's own. Returns the run, to be ended with ``Run.stop``; raises as ``serve`` does.
+    """
+    plan.check_node_rank(node_rank)
+    if node_rank == 0:
+        raise ValueError("node 0 holds the server: serve(plan)")
+    line = ProgressLine()
+    show = on_progress or line
+    plan, _, _ = prepare(plan, show, skip_checks, node_rank=node_rank)
+    run = Run(plan, node_rank=node_rank)
+    try:
+        seconds = wait_until_ready(run, following, lambda ranks, elapsed: show(startup_text(ranks, elapsed, run.plan)))
+    except BaseException:
+        run.stop()
+        raise
+    text = f"{plan.model} {plan.label}: node {node_rank} follows {plan.master_addr} after {seconds:.1f} s"
+    show(text) if on_progress else line.done(text)
+    return run
+
+
+def prepare(
+    plan: ServePlan, show: Callable[[str], None], skip_checks: Sequence[str], **place: Any
+) -> tuple[ServePlan, Model, Report]:
+    """Check the plan, find or build the model, and settle what was left open: (the plan to run, its model, the report).
+
+    ``place`` says which node this machine is, as for ``preflight``.
+    """
+    preflight(plan, **place).raise_if_failed(tuple(skip_checks))
+    model = find(plan.model, on_progress=show)
+    plan = with_ports(settle(plan, model.shape, Machine.now()))
+    report = preflight(plan, **place)
+    report.raise_if_failed(tuple(skip_checks))
+    return plan, model, report
+
+
+def plan_on(plan: ServePlan, nodes: "Nodes") -> ServePlan:
+    """``plan`` for ``nodes`` of this machine: their number, and the first one's address to meet at."""
+    count = len(nodes.nodes)
+    if plan.nnodes not in (1, count):
+        raise ValueError(f"the plan has {plan.nnodes} nodes and {count} are up; localai-clusters nodes up --count N")
+    if not plan.is_loopback:
+        raise ValueError(f"on nodes of one machine the server is reached at 127.0.0.1; --host is {plan.host}")
+    if problems := nodes.problems():
+        raise ValueError("\n".join(problems))
+    return plan.with_(nnodes=count, master_addr=nodes.nodes[0].address)
+
+
 def with_ports(plan: ServePlan) -> ServePlan:
     """``plan`` with real ports in place of 0."""
     port = plan.port or free_port(plan.host, plan.master_port)
-    master_port = plan.master_port or free_port(plan.master_addr, port)
+    master_port = plan.master_port
+    if not master_port:
+        if plan.nnodes > 1 and not is_own_address(plan.master_addr):  # inside nodes of our own, or on another machine
+            master_port = MASTER_PORT
+        else:
+            master_port = free_port(plan.master_addr, port)
     return plan.with_(port=port, master_port=master_port)
 
 

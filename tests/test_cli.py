@@ -65,7 +65,9 @@ def test_every_verb_has_help_with_an_example_that_names_it(verb):
         assert re.search(rf"Example:\s+localai-clusters {' '.join(verb)}", result.output)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb not in ((), ("checkpoint",))], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb", [verb for verb in verbs() if verb not in ((), ("checkpoint",), ("nodes",), ("nodes", "exec"))], ids=" ".join
+)
 def test_every_verb_has_json(verb):
     assert "--json" in run(*verb, "--help").output
 
@@ -115,22 +117,23 @@ def test_every_flag_reaches_the_plan():
             "preflight", "--model", "org/name", "-tp", "2", "-pp", "3", "--dtype", "float16", "--max-model-len", "128",
             "--gpu-memory-utilization", "0.5", "--kv-cache-memory-bytes", "1000", "-q", "awq", "--host", "::1",
             "--port", "1234", "--nnodes", "3", "--nproc-per-node", "2", "--master-addr", "10.0.0.9", "--master-port",
-            "4321", "--json", "--", "--seed", "1",
+            "4321", "--rdzv-backend", "c10d", "--json", "--", "--seed", "1",
         ).stdout
     )["plan"]  # fmt: skip
     assert plan == {
         "model": "org/name", "tensor_parallel_size": 2, "pipeline_parallel_size": 3, "dtype": "float16",
         "max_model_len": 128, "gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 1000, "quantization": "awq",
         "host": "::1", "port": 1234, "nnodes": 3, "nproc_per_node": 2, "master_addr": "10.0.0.9", "master_port": 4321,
-        "extra_args": ["--seed", "1"],
+        "rdzv_backend": "c10d", "extra_args": ["--seed", "1"],
     }  # fmt: skip
 
 
 def test_an_api_key_is_taken_from_the_environment_and_shown_nowhere(monkeypatch):
     arguments = ("preflight", "--host", "0.0.0.0", *FREE)
-    assert run(*arguments).exit_code == 1
+    assert "an API key that is made and shown once" in " ".join(run(*arguments, "--json").output.split())
     monkeypatch.setenv("VLLM_API_KEY", "planted-key")
     result = run(*arguments)
+    assert "with the API key" in run(*arguments, "--json").output
     assert result.exit_code == 0 and "planted-key" not in result.output + run(*arguments, "--json").output
     assert "planted-key" not in run("preflight", "--help").output
 
@@ -217,11 +220,13 @@ def test_bad_usage_is_exit_code_2(arguments):
     [
         (["-tp", "3", *FREE], 1, "4 KV heads"),
         (["--model", "smollm2-135m-published", "-tp", "2", *FREE], 1, "9 attention heads"),
-        (["--host", "0.0.0.0", *FREE], 1, "--api-key KEY"),
+        (["--host", "192.0.2.77", *FREE], 1, "is not an address of this machine"),
         (["--kv-cache-memory-bytes", str(1 << 50), *FREE], 1, "memory: "),
-        (["-tp", "2", "--nnodes", "2"], 2, "--node-rank=1"),
+        (["-tp", "2", "--nnodes", "2", *FREE], 1, "--master-addr"),
+        (["-tp", "2", "--nnodes", "2", "--node-rank", "2"], 2, "it runs from 0 to 1"),
+        (["-tp", "2", "--on-nodes"], 2, "localai-clusters nodes up"),
     ],
-    ids=["TP=3", "nine heads", "no key", "memory", "two nodes"],
+    ids=["TP=3", "nine heads", "foreign host", "memory", "loopback meeting", "third of two nodes", "no nodes"],
 )
 def test_serve_refuses_before_anything_starts(arguments, code, words, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

@@ -211,7 +211,7 @@ def test_the_nodes_commands_differ_in_their_rank_only():
 
 @pytest.mark.parametrize("node_rank", [-1, 2])
 def test_a_node_rank_that_is_none(node_rank):
-    with pytest.raises(ValueError, match=f"node_rank is {node_rank}; with 2 nodes it runs from 0 to 1"):
+    with pytest.raises(ValueError, match=f"node_rank is {node_rank}; with --nnodes 2 it runs from 0 to 1"):
         TWO_NODES.argv(node_rank)
 
 

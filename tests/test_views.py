@@ -170,6 +170,13 @@ def test_a_terminal_has_one_line_rewritten_in_place_and_cut_to_its_width(monkeyp
     assert stream.getvalue() == "\r\x1b[2K" + "x" * 19 + "\r\x1b[2Kready\n"
 
 
+def test_the_startup_text_says_that_other_nodes_are_waited_for():
+    plan = ServePlan(tensor_parallel_size=2, nnodes=2, master_addr="10.0.0.1")
+    assert startup_text([Rank(0, None, None, {}, {}), Rank(1, None, None, {}, {})], 1, plan) == (
+        "  1 s  waiting until all 2 nodes have joined at 10.0.0.1:29500"
+    )
+
+
 def test_the_startup_text_says_where_each_rank_is():
     ranks = [Rank(0, 7, "weights", {}, {}), Rank(1, None, None, {}, {}), Rank(2, 9, "a later version's", {}, {})]
     assert startup_text(ranks, 6.7) == (

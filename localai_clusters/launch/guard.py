@@ -4,8 +4,10 @@ It starts the torchrun agents that ``run.json`` names and ends the whole run whe
 
 - its standard input closes or its parent changes (the launcher stopped it, or died: a killed kernel
   cannot tidy up, but the kernel closes its pipes),
-- an agent exits, or a rank is gone and its agent has not followed within a few seconds,
+- an agent or a helper exits, or a rank is gone and its agent has not followed within a few seconds,
 - it gets SIGTERM, SIGINT or SIGHUP.
+
+A rank or an agent that was stopped by a signal and does not go on is killed; the rest follows from that.
 
 Ending means: SIGTERM to the agents, which pass it on; SIGKILL to every descendant that is left after
 ``SECONDS_OF_GRACE``; the run's shared memory and sockets removed. The guard adopts orphans, so a rank
@@ -24,12 +26,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from localai_clusters.launch import journal, processes
 
 SECONDS_OF_GRACE = 2.5
 SECONDS_FOR_AGENT = 4.0  # torchrun notices a dead rank in 0.1 s and stops the others; a stuck one takes it 30 s
+SECONDS_STOPPED = 3.0
 ATTEMPTS_TO_KILL = 10  # a process in uninterruptible sleep cannot be killed at all
 POLL_SECONDS = 0.1
 
@@ -42,24 +46,34 @@ class Guard:
         self._signal: int | None = None
         self._ranks_seen: set[int] = set()
         self._rank_gone_at: float | None = None
+        self._stopped_since: dict[int, float] = {}
+        self._helpers: list[subprocess.Popen] = []
+        self._out_of_memory_kills = processes.out_of_memory_kills()
+        self._shm = [processes.SHM]
 
     def report(self, event: str, **facts) -> None:
         with contextlib.suppress(OSError):  # a full disk must not stop the tidying
             journal.append(self.run_dir / "guard.jsonl", event=event, **facts)
 
     def start(self, spec: dict) -> None:
+        self._shm = [Path(folder) for folder in spec["shm"]]
+        for helper in spec["helpers"]:
+            self._helpers.append(self._popen(helper, "helpers.log"))
         for agent in spec["agents"]:
-            with open(self.run_dir / f"node{agent['node_rank']}.log", "ab") as log:
-                process = subprocess.Popen(
-                    agent["argv"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    preexec_fn=processes.die_with_parent,
-                )
+            process = self._popen(agent["argv"], f"node{agent['node_rank']}.log")
             self.agents[process.pid] = agent["node_rank"]
         self.report("started", pid=os.getpid(), started_at=processes.started_at(os.getpid()), agents=self.agents)
+
+    def _popen(self, argv: list[str], log: str) -> subprocess.Popen:
+        with open(self.run_dir / log, "ab") as file:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=processes.die_with_parent,
+            )
 
     def watch(self) -> str:
         """Wait for a reason to end the run, and return it."""
@@ -76,8 +90,15 @@ class Guard:
             if self.exited:
                 node, code = next(iter(self.exited.items()))
                 return f"torchrun's agent on node {node} exited with {code}"
-            if self._agent_overdue():
+            for helper in self._helpers:
+                if not processes.alive(helper.pid):
+                    return f"a helper ended: {' '.join(helper.args)}"
+            ranks = {child for agent in self.agents for child in processes.children(agent)}
+            if self._agent_overdue(ranks):
                 return "a rank is gone and torchrun's agent did not end the others"
+            if stopped := self._stopped({*ranks, *self.agents}):
+                self.report("stopped-process", pid=stopped, seconds=SECONDS_STOPPED)
+                processes.send([stopped], signal.SIGKILL)  # a rank that is gone is something the others can answer for
 
     def _reap(self) -> None:
         """Collect exit codes of agents, and of orphans this process adopted."""
@@ -92,8 +113,14 @@ class Guard:
                 self.exited[self.agents[pid]] = os.waitstatus_to_exitcode(status)
                 self.report("agent-exit", node_rank=self.agents[pid], code=self.exited[self.agents[pid]])
 
-    def _agent_overdue(self) -> bool:
-        ranks = {child for agent in self.agents for child in processes.children(agent)}
+    def _stopped(self, pids: set[int]) -> int | None:
+        """The process among ``pids`` that has been stopped for too long."""
+        now = time.monotonic()
+        stopped = [pid for pid in pids if processes.is_stopped(pid)]
+        self._stopped_since = {pid: self._stopped_since.get(pid, now) for pid in stopped}
+        return next((pid for pid, since in self._stopped_since.items() if now - since > SECONDS_STOPPED), None)
+
+    def _agent_overdue(self, ranks: set[int]) -> bool:
         if self._ranks_seen - ranks and self._rank_gone_at is None:
             self._rank_gone_at = time.monotonic()
             self.report("rank-gone", pids=sorted(self._ranks_seen - ranks))
@@ -101,14 +128,18 @@ class Guard:
         return self._rank_gone_at is not None and time.monotonic() - self._rank_gone_at > SECONDS_FOR_AGENT
 
     def end(self, reason: str) -> None:
+        if processes.out_of_memory_kills() > self._out_of_memory_kills:
+            self.report("oom-kill")
         everything = processes.descendants(os.getpid())
         segments = processes.shared_memory(everything)
         processes.send((pid for pid in self.agents if pid in everything), signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_OF_GRACE
-        while (left := processes.descendants(os.getpid())) and time.monotonic() < deadline:
+        helpers = {helper.pid for helper in self._helpers}  # they end last: answers pass through them
+        while set(processes.descendants(os.getpid())) - helpers and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.02)
-        killed = left
+        left = processes.descendants(os.getpid())
+        killed = sorted(set(left) - helpers)
         for _ in range(ATTEMPTS_TO_KILL):  # a process may fork while it is being killed, so look again
             if not left:
                 break
@@ -117,16 +148,16 @@ class Guard:
             self._reap()
             left = processes.descendants(os.getpid())
         self._reap()
-        removed = processes.remove_shared_memory(segments | segments_of(self.run_dir))
+        removed = processes.remove_shared_memory(segments | segments_of(self.run_dir, self._shm), self._shm)
         self.report("stopped", reason=reason, killed=killed, alive=left, shared_memory_removed=sorted(removed))
 
     def on_signal(self, signum: int, _frame) -> None:
         self._signal = signum
 
 
-def segments_of(run_dir: Path) -> set[str]:
+def segments_of(run_dir: Path, folders: Iterable[Path]) -> set[str]:
     """Shared memory of a run whose ranks may be gone: named after it (serving.executor.init_method), or reported."""
-    named = {path.name for path in processes.SHM.glob(f"lac-{run_dir.name}-*")}
+    named = {path.name for folder in folders for path in folder.glob(f"lac-{run_dir.name}-*")}
     lines = (line for log in run_dir.glob("rank*.jsonl") for line in journal.read(log))
     return named.union(*(line.get("shared_memory", ()) for line in lines))
 

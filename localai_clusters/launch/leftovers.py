@@ -31,13 +31,17 @@ def sweep_run(run_dir: Path) -> bool:
         return not processes.with_variable("LAC_RUN_ID", run_dir.name)
     if processes.alive(started["pid"]) and processes.started_at(started["pid"]) == started["started_at"]:
         return False
+    spec = {}
+    with contextlib.suppress(OSError, ValueError):
+        spec = json.loads((run_dir / "run.json").read_text())
+    folders = [Path(folder) for folder in spec.get("shm", [processes.SHM])]
     pids = processes.with_variable("LAC_RUN_ID", run_dir.name)
-    segments = processes.shared_memory(pids) | segments_of(run_dir)
+    segments = processes.shared_memory(pids) | segments_of(run_dir, folders)
     processes.send(pids, signal.SIGKILL)
     processes.wait_until_gone(pids, 2.0)
-    processes.remove_shared_memory(segments)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        shutil.rmtree(json.loads((run_dir / "run.json").read_text())["socket_dir"], ignore_errors=True)
+    processes.remove_shared_memory(segments, folders)
+    if "socket_dir" in spec:
+        shutil.rmtree(spec["socket_dir"], ignore_errors=True)
     with contextlib.suppress(OSError):
         journal.append(run_dir / "guard.jsonl", event="stopped", reason="its guard was killed")
     return True

@@ -64,6 +64,21 @@ def alive(pid: int) -> bool:
     return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether ``pid`` was stopped by a signal (SIGSTOP, SIGTSTP); one under a debugger is not counted."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
+def out_of_memory_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started."""
+    with contextlib.suppress(OSError, ValueError):
+        counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        return int(counters.get("oom_kill", 0))
+    return 0
+
+
 def started_at(pid: int) -> int:
     """The kernel's start time of ``pid`` in clock ticks, which with the pid names a process for good; 0 if gone."""
     with contextlib.suppress(OSError, IndexError, ValueError):
@@ -97,23 +112,24 @@ def wait_until_gone(pids: Iterable[int], seconds: float) -> list[int]:
 
 
 def shared_memory(pids: Iterable[int]) -> set[str]:
-    """Names in /dev/shm of the segments that ``pids`` have mapped."""
+    """Names in /dev/shm of the segments that ``pids`` have mapped, also in a /dev/shm of their own."""
     names = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
-                name = line.partition(f" {SHM}/")[2]
+                name = line.rpartition("/")[2]  # from another mount namespace the folder may not show
                 if name.startswith(SHM_PREFIXES) and not name.endswith(" (deleted)"):
                     names.add(name)
     return names
 
 
-def remove_shared_memory(names: Iterable[str]) -> list[str]:
-    """Remove segments by name; returns those that were still there."""
-    removed = []
-    for name in names:
-        if name.startswith(SHM_PREFIXES) and "/" not in name:
-            with contextlib.suppress(OSError):
-                (SHM / name).unlink()
-                removed.append(name)
+def remove_shared_memory(names: Iterable[str], folders: Iterable[Path] = (SHM,)) -> list[str]:
+    """Remove segments by name from each /dev/shm in ``folders``; returns those that were still there."""
+    removed, names = [], set(names)
+    for folder in folders:
+        for name in names:
+            if name.startswith(SHM_PREFIXES) and "/" not in name:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+                    removed.append(name)
     return removed

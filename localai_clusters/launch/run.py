@@ -4,6 +4,8 @@
     run.json      the plan and each agent's argv
     node0.log     torchrun's own output        guard.jsonl   starts, exits, how it was ended
     rank0.log     the rank's whole output      rank0.jsonl   the steps it reached, what it holds
+
+A run holds one node's share of a plan (--node-rank), or, on nodes made by launch.nodes, all of them.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,13 +22,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from localai_clusters.errors import PlainError
-from localai_clusters.launch import journal, leftovers
+from localai_clusters.launch import journal, leftovers, processes
 from localai_clusters.plan import ServePlan
+
+if TYPE_CHECKING:
+    from localai_clusters.launch.nodes import Nodes
 
 SECONDS_TO_STOP = 5.0
 LEAST_FREE_BYTES = 32 << 20  # a start writes some 100 kB of logs, a day of serving more
@@ -70,14 +76,25 @@ def runs_dir() -> Path:
 class Run:
     """A started run. Ends with ``stop()``, or by itself when this process ends."""
 
-    def __init__(self, plan: ServePlan, environment: dict[str, str] | None = None, argv: Sequence[str] | None = None):
-        """Start torchrun's agent for node 0 of ``plan``, with ``environment`` on top of this process's own.
+    def __init__(
+        self,
+        plan: ServePlan,
+        environment: dict[str, str] | None = None,
+        argv: Sequence[str] | None = None,
+        *,
+        node_rank: int = 0,
+        nodes: "Nodes | None" = None,
+    ):
+        """Start torchrun's agent for ``node_rank`` of ``plan``, with ``environment`` on top of this process's own.
 
-        ``argv`` runs another command in its place (bench/ measures ``vllm serve`` under the same guard).
+        With ``nodes``, nodes of this machine, every one's agent is started, each inside its node. ``argv`` runs
+        another command in the agent's place (bench/ measures ``vllm serve`` under the same guard).
 
         Raises ``LaunchError`` if the run's folder cannot be written or the guard does not start.
         """
-        self.plan = plan
+        plan.check_node_rank(node_rank)
+        self.plan, self.nodes = plan, nodes
+        self.node_ranks = range(plan.nnodes) if nodes else range(node_rank, node_rank + 1)
         leftovers.sweep(runs_dir())
         self.id = time.strftime("%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
         self.dir = runs_dir() / self.id
@@ -87,8 +104,7 @@ class Run:
             self.dir.mkdir(parents=True)
             if shutil.disk_usage(self.dir).free < LEAST_FREE_BYTES:
                 raise OSError(errno.ENOSPC, f"less than {LEAST_FREE_BYTES >> 20} MiB free for logs; set XDG_STATE_HOME")
-            torchrun = [sys.executable, "-m", "torch.distributed.run", *plan.argv()[1:]]
-            self._write_spec(sockets, list(argv or torchrun))
+            self._write_spec(sockets, argv)
             # By inheritance and not through a file: the environment may hold secrets.
             env = {**os.environ, **(environment or {}), "LAC_RUN_ID": self.id, "LAC_RUN_DIR": str(self.dir)}
             env["VLLM_RPC_BASE_PATH"] = sockets
@@ -105,12 +121,20 @@ class Run:
             shutil.rmtree(sockets, ignore_errors=True)
             raise LaunchError(f"cannot start a run in {self.dir}: {error.strerror or error}") from error
 
-    def _write_spec(self, sockets: str, argv: list[str]) -> None:
+    def _write_spec(self, sockets: str, argv: Sequence[str] | None) -> None:
+        agents, helpers = [], []
+        for node in self.node_ranks:
+            agent = list(argv or [sys.executable, "-m", "torch.distributed.run", *self.plan.argv(node)[1:]])
+            agents.append({"node_rank": node, "argv": self.nodes.enter(node, agent) if self.nodes else agent})
+        if self.nodes and (forward := self.nodes.forward(self.plan.port, self.plan.port)):
+            helpers.append(forward)
         spec = {
             "run_id": self.id,
             "plan": self.plan.to_dict(),
             "socket_dir": sockets,
-            "agents": [{"node_rank": 0, "argv": argv}],
+            "agents": agents,
+            "helpers": helpers,
+            "shm": sorted({str(node.shm) for node in self.nodes.nodes} if self.nodes else {str(processes.SHM)}),
         }
         (self.dir / "run.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")
 
@@ -118,8 +142,23 @@ class Run:
         return self._guard.poll() is None
 
     def ranks(self) -> list[Rank]:
-        """What each rank of this node has reached, in rank order; ranks that said nothing yet included."""
-        return [read_rank(self.dir, rank) for rank in range(self.plan.nproc_per_node)]
+        """What each rank has reached, in rank order; ranks that said nothing yet included.
+
+        A run of node 0 knows the ranks of other machines once their engines are built; any other node its own only.
+        """
+        ranks = range(self.plan.world_size) if 0 in self.node_ranks else self.plan.node_ranks(self.node_ranks[0])
+        return [read_rank(self.dir, rank) for rank in ranks]
+
+    def node_of(self, rank: int) -> str:
+        """``node 1 (its hostname)`` of a rank that was started here; the plain number where there is one node."""
+        node = rank // self.plan.nproc_per_node
+        host = self.nodes.nodes[node].hostname if self.nodes else socket.gethostname()
+        return f"node {node} ({host})" if node in self.node_ranks else f"node {node}"
+
+    def node_of_agent(self, pid: int) -> str:
+        started = next((event for event in self.events() if event["event"] == "started"), {"agents": {}})
+        node = started["agents"].get(str(pid), 0)
+        return self.node_of(node * self.plan.nproc_per_node)
 
     def log(self, rank: int) -> Path:
         return self.dir / f"rank{rank}.log"

@@ -5,11 +5,14 @@ Checks (checks.py) are small functions over data: a plan, the model's shape, the
 """
 
 
-def preflight(plan, *, api_key: str | None = None):
-    """Every check of ``plan`` on this machine, as a ``Report``; downloads, builds and starts nothing."""
+def preflight(plan, *, api_key: str | None = None, node_rank: int = 0, nodes_here: int = 1):
+    """Every check of ``plan`` on this machine, as a ``Report``; downloads, builds and starts nothing.
+
+    The machine is the plan's node ``node_rank``, or, with ``nodes_here`` above 1, holds that many of its nodes.
+    """
     from localai_clusters.preflight.checks import CHECKS
     from localai_clusters.preflight.report import Report
     from localai_clusters.preflight.situation import examine
 
-    situation = examine(plan, has_api_key=bool(api_key))
+    situation = examine(plan, bool(api_key), node_rank, nodes_here)
     return Report(situation.plan, tuple(verdict for check in CHECKS for verdict in check(situation)))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from localai_clusters.machine import SUPPORTED_VLLM
 from localai_clusters.models import ModelShape
+from localai_clusters.plan import is_loopback
 from localai_clusters.preflight.report import FAIL, PASS, UNKNOWN, WARN, Verdict
 from localai_clusters.preflight.situation import Situation
 from localai_clusters.sizing import CPU_BLOCK_TOKENS, CPU_RUNTIME_BYTES, dtype_of, padded_vocab_size
@@ -84,16 +85,17 @@ def check_layers(situation: Situation) -> Iterator[Verdict]:
 
 
 def check_devices(situation: Situation) -> Iterator[Verdict]:
-    machine, ranks = situation.machine, situation.plan.nproc_per_node
+    machine, ranks = situation.machine, situation.ranks_here
     if machine.backend is None:
         return
     count = machine.devices
     noun = "GPU" if machine.backend == "cuda" else "core"
     nouns = noun + "s" * (count != 1)
+    where = "a node" if situation.nodes_here == 1 else f"{situation.nodes_here} nodes that share a machine"
     if ranks <= count:
-        yield Verdict("devices", PASS, f"{ranks} rank{'s' * (ranks > 1)} on a node with {count} {nouns}")
+        yield Verdict("devices", PASS, f"{ranks} rank{'s' * (ranks > 1)} on {where} with {count} {nouns}")
         return
-    message = f"{ranks} ranks on a node with {count} {nouns}: each rank needs a {noun} of its own"
+    message = f"{ranks} ranks on {where} with {count} {nouns}: each rank needs a {noun} of its own"
     if machine.backend == "cpu":
         message += "; two that share one wait for each other about a hundred times longer"
     flag = "--tensor-parallel-size" if situation.plan.tensor_parallel_size > 1 else "--pipeline-parallel-size"
@@ -113,7 +115,8 @@ def check_memory(situation: Situation) -> Iterator[Verdict]:
         return
     if machine.backend is None:
         return
-    local = sizes[: plan.nproc_per_node]
+    first = situation.node_rank * plan.nproc_per_node
+    local = sizes[first : first + situation.ranks_here]
     needed = sum(size.weights_bytes + (size.kv_cache_bytes or 0) + CPU_RUNTIME_BYTES for size in local)
     largest = max(local, key=lambda size: size.weights_bytes)
     each = (
@@ -212,25 +215,49 @@ def check_ports(situation: Situation) -> Iterator[Verdict]:
         yield Verdict("ports", PASS, f"server on {shown[0]}, torchrun on {shown[1]}: free")
 
 
+def check_master_address(situation: Situation) -> Iterator[Verdict]:
+    plan, machine = situation.plan, situation.machine
+    if plan.nnodes == 1 or situation.nodes_here > 1:
+        return
+    own = [address for address in machine.interfaces.values() if not address.startswith("127.")]
+    if is_loopback(plan.master_addr):
+        message = f"--master-addr {plan.master_addr} is every machine's own: no other node would find node 0 there"
+        node_0 = f"--master-addr {' or '.join(own)}" if own else "--master-addr ADDRESS"
+        yield Verdict("master address", FAIL, message, node_0 if situation.node_rank == 0 else "node 0's address")
+    elif situation.node_rank == 0 and plan.master_addr in situation.foreign_hosts:
+        message = f"--master-addr {plan.master_addr} is not an address of this machine, and node 0 runs here"
+        yield Verdict("master address", FAIL, message, f"--master-addr {' or '.join(own)}, or --node-rank 1 here")
+    else:
+        yield Verdict("master address", PASS, f"the nodes meet at {plan.master_addr}:{plan.master_port}")
+
+
 def check_exposure(situation: Situation) -> Iterator[Verdict]:
     plan = situation.plan
-    if plan.is_loopback:
+    if plan.host in situation.foreign_hosts:
+        message = f"--host {plan.host} is not an address of this machine"
+        yield Verdict("exposure", FAIL, message, "--host 127.0.0.1 (this machine) or 0.0.0.0 (all networks)")
+    elif plan.is_loopback:
         yield Verdict("exposure", PASS, f"the server listens on {plan.host}, for this machine only")
-    elif situation.has_api_key:
-        message = f"the server listens on {plan.host}: other machines can reach it, with the API key"
-        yield Verdict("exposure", WARN, message)
     else:
-        message = f"the server would listen on {plan.host} with no API key: anyone on the network could use it"
-        yield Verdict("exposure", FAIL, message, "--host 127.0.0.1, or --api-key KEY")
+        key = "with the API key" if situation.has_api_key else "with an API key that is made and shown once"
+        yield Verdict("exposure", WARN, f"the server listens on {plan.host}: other machines can reach it, {key}")
+    if situation.nodes_here == 1 and (plan.nnodes > 1 or not plan.is_loopback):
+        port = plan.master_port or "chosen at launch"
+        message = f"torchrun's rendezvous (port {port}) listens on all networks and asks nobody who they are"
+        fix = "a firewall that lets no other machine reach it"
+        if plan.nnodes > 1:
+            message += "; so do Gloo and NCCL, on ports of the system's choice"
+            fix = "a private network, or a firewall, that lets only the nodes reach one another's ports"
+        yield Verdict("exposure", WARN, message, fix)
 
 
 def check_shared_memory(situation: Situation) -> Iterator[Verdict]:
     plan, machine = situation.plan, situation.machine
-    needed = (24 + 4 * plan.nproc_per_node) * MIB  # lockstep's queue (6 chunks of 4 MiB) and a segment per rank
+    needed = (24 + 4 * situation.ranks_here) * MIB  # lockstep's queue (6 chunks of 4 MiB) and a segment per rank
     if plan.nproc_per_node == 1:
         return
     if machine.shm_free_bytes < needed:
-        message = f"/dev/shm has {_size(machine.shm_free_bytes)} free, {plan.nproc_per_node} ranks need {_size(needed)}"
+        message = f"/dev/shm has {_size(machine.shm_free_bytes)} free; the ranks need {_size(needed)}"
         fix = "docker run --shm-size=1g ..., or: mount -o remount,size=1G /dev/shm"
         yield Verdict("shared memory", FAIL, message, fix)
     else:
@@ -308,5 +335,6 @@ CHECKS: tuple[Check, ...] = (
     check_context,
     check_shared_memory,
     check_ports,
+    check_master_address,
     check_exposure,
 )

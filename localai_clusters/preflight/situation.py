@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from localai_clusters.machine import Machine, port_holder
+from localai_clusters.machine import Machine, is_own_address, port_holder
 from localai_clusters.models import ModelError, ModelShape, look_up
 from localai_clusters.plan import ANY_FREE_PORT, ServePlan
 from localai_clusters.sizing import RankSize, can_predict, cpu_kv_cache_bytes, rank_sizes
@@ -16,6 +16,13 @@ class Situation:
     model_error: str | None = None
     busy_ports: tuple[tuple[int, str], ...] = ()  # (port, who holds it)
     has_api_key: bool = False
+    node_rank: int = 0  # which node of the plan this machine is
+    nodes_here: int = 1  # how many of the plan's nodes share this machine (launch.nodes)
+    foreign_hosts: tuple[str, ...] = ()  # of --host and --master-addr, those that would have to be this machine's
+
+    @property
+    def ranks_here(self) -> int:
+        return self.plan.nproc_per_node * self.nodes_here
 
     @property
     def sizes(self) -> list[RankSize] | None:
@@ -25,8 +32,9 @@ class Situation:
         return rank_sizes(self.plan, self.shape)
 
 
-def examine(plan: ServePlan, has_api_key: bool = False) -> Situation:
+def examine(plan: ServePlan, has_api_key: bool = False, node_rank: int = 0, nodes_here: int = 1) -> Situation:
     """Look at the model and at this machine, and fill in what the plan leaves to the machine."""
+    plan.check_node_rank(node_rank)
     machine = Machine.now()
     try:
         shape, problem = look_up(plan.model), None
@@ -34,9 +42,14 @@ def examine(plan: ServePlan, has_api_key: bool = False) -> Situation:
         shape, problem = None, str(error)
     plan = settle(plan, shape, machine)
     wanted = [(plan.host, plan.port), (plan.master_addr, plan.master_port)]
+    if nodes_here > 1:  # the rendezvous is inside the nodes, and a forwarder of ours takes the server's port
+        wanted = wanted[:1]
+    elif node_rank > 0:  # server and rendezvous are on node 0
+        wanted = []
     holders = [(port, port_holder(host, port)) for host, port in wanted if port != ANY_FREE_PORT]
     busy = tuple((port, holder) for port, holder in holders if holder)
-    return Situation(plan, machine, shape, problem, busy, has_api_key)
+    foreign = tuple(dict.fromkeys(host for host, _ in wanted if not is_own_address(host)))
+    return Situation(plan, machine, shape, problem, busy, has_api_key, node_rank, nodes_here, foreign)
 
 
 def settle(plan: ServePlan, shape: ModelShape | None, machine: Machine) -> ServePlan:

@@ -2,27 +2,30 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
-from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group, get_world_group
 from vllm.model_executor.model_loader import base_loader
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
 from localai_clusters.launch.processes import shared_memory
+from localai_clusters.serving.heartbeat import Heartbeat
 from localai_clusters.serving.process import Progress
 
 
-def executor_class(progress: Progress) -> type[ExecutorWithExternalLauncher]:
-    """vLLM's torchrun executor, which also reports its steps and names its shared memory after the run."""
+def executor_class(progress: Progress, heartbeat: Heartbeat) -> type[ExecutorWithExternalLauncher]:
+    """vLLM's torchrun executor, which also reports its steps, names its shared memory and starts the heartbeat."""
 
     class LockstepExecutor(ExecutorWithExternalLauncher):
         def _distributed_args(self) -> tuple[str, int, int]:
             progress.report("rendezvous")
             worker = self.driver_worker
 
-            def load_model() -> None:
+            def load_model() -> None:  # the first call after the process group is up
+                heartbeat.start(get_world_group().broadcast_object)
                 progress.report("weights")
                 with counting_weights() as counted:
                     worker.worker.load_model()
@@ -92,6 +95,7 @@ def facts(core: EngineCore) -> dict[str, Any]:
     cache = core.vllm_config.cache_config
     stack = getattr(model, "model", model)
     return {
+        "host": socket.gethostname(),
         "tensor_parallel_rank": get_tp_group().rank_in_group,
         "pipeline_parallel_rank": get_pp_group().rank_in_group,
         "layers": [getattr(stack, "start_layer", 0), getattr(stack, "end_layer", None)],

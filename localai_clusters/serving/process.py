@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localai_clusters.launch import journal, processes
-from localai_clusters.machine import assign_cores, installed_backend, physical_cores
+from localai_clusters.machine import assign_cores, installed_backend, interface_towards, physical_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,22 @@ class Rank:
 class Progress:
     """Appends what a rank has reached to ``rank<K>.jsonl`` in the run's folder, for the launcher to read."""
 
-    def __init__(self, rank: int, run_dir: Path | None):
+    def __init__(self, rank: Rank, run_dir: Path | None):
         self.rank = rank
-        self._path = run_dir / f"rank{rank}.jsonl" if run_dir else None
+        self._run_dir = run_dir
 
     def report(self, step: str, **facts) -> None:
         """``step`` is one of launch.run.STEPS; ``facts`` are JSON values."""
-        if self._path:
-            journal.append(self._path, rank=self.rank, pid=os.getpid(), step=step, **facts)
+        self._append(self.rank.rank, pid=os.getpid(), step=step, **facts)
+
+    def report_remote(self, rank: int, **facts) -> None:
+        """The engine of a rank of another node, unless that node writes into this folder itself."""
+        if self._run_dir and not (self._run_dir / f"rank{rank}.jsonl").exists():
+            self._append(rank, pid=None, step="engine", **facts)
+
+    def _append(self, rank: int, **facts) -> None:
+        if self._run_dir:
+            journal.append(self._run_dir / f"rank{rank}.jsonl", rank=rank, **facts)
 
 
 def redirect_output(path: Path) -> None:
@@ -90,6 +98,9 @@ def set_environment(rank: Rank, argv: Sequence[str], backend: str | None) -> lis
         settings["TORCHDYNAMO_DISABLE"] = "1"
     if rank.nnodes == 1:  # nothing of a single node's job needs to be reachable from outside
         settings |= {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    elif found := interface_towards(os.environ["MASTER_ADDR"]):  # Gloo and NCCL would take the first one they find
+        name, address = found
+        settings |= {"VLLM_HOST_IP": address, "GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     return ["VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS", *settings]
@@ -106,7 +117,7 @@ def start() -> tuple[Rank, Progress]:
     run_dir = Path(os.environ["LAC_RUN_DIR"]) if os.environ.get("LAC_RUN_DIR") else None
     if run_dir:
         redirect_output(run_dir / f"rank{rank.rank}.log")
-    progress = Progress(rank.rank, run_dir)
+    progress = Progress(rank, run_dir)
     backend = installed_backend()
     names = set_environment(rank, sys.argv[1:], backend)
     cpus = pin_to_cores(rank) if backend == "cpu" else sorted(os.sched_getaffinity(0))

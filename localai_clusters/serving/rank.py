@@ -10,10 +10,15 @@ import contextlib
 import logging
 import os
 import sys
+import time
 
 from localai_clusters.machine import installed_backend
 from localai_clusters.models import BUILT_IN, find
+from localai_clusters.serving.heartbeat import Heartbeat
 from localai_clusters.serving.process import Progress, Rank, start
+
+EXIT_LOST_PEER = 69  # BSD's EX_UNAVAILABLE
+SECONDS_TO_ANSWER = 1.0  # for the answers to clients of an engine that lost a rank
 
 
 def parse(argv: list[str], world_size: int) -> argparse.Namespace:
@@ -48,7 +53,7 @@ def parse(argv: list[str], world_size: int) -> argparse.Namespace:
     return args
 
 
-def lead(args: argparse.Namespace, progress: Progress) -> int:
+def lead(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -> int:
     """Rank 0: vLLM's own server, on an engine that leads the other ranks."""
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
@@ -59,7 +64,8 @@ def lead(args: argparse.Namespace, progress: Progress) -> int:
     clients: list[LockstepClient] = []
 
     def make_client(vllm_config, executor_class, log_stats, *_, renderer=None, **__) -> LockstepClient:
-        clients.append(LockstepClient(vllm_config, progress, log_stats, renderer))
+        clients.append(LockstepClient(vllm_config, progress, heartbeat, log_stats, renderer))
+        heartbeat.on_loss = lambda problem: lose(progress, problem, clients[-1])
         progress.report("http")
         return clients[-1]
 
@@ -68,7 +74,7 @@ def lead(args: argparse.Namespace, progress: Progress) -> int:
     return 1 if not clients or clients[0].leader.error else 0
 
 
-def follow(args: argparse.Namespace, progress: Progress) -> int:
+def follow(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -> int:
     """Every other rank: the same configuration, the leader's operations."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
@@ -76,11 +82,23 @@ def follow(args: argparse.Namespace, progress: Progress) -> int:
     from localai_clusters.serving import lockstep
 
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    lockstep.follow(config, progress)
+    heartbeat.end_on_sigterm()
+    lockstep.follow(config, progress, heartbeat)
     return 0
 
 
-def run(argv: list[str], rank: Rank, progress: Progress) -> int:
+def lose(progress: Progress, problem: str, client=None) -> None:
+    """End this process because of a lost rank, for the engine may wait for it for ever; clients get an error first."""
+    with contextlib.suppress(OSError):
+        print(f"ending: {problem}", file=sys.stderr, flush=True)
+        progress.report("failed", lost=problem)
+    if client is not None:
+        client.deliver_error()
+        time.sleep(SECONDS_TO_ANSWER)
+    os._exit(EXIT_LOST_PEER)
+
+
+def run(argv: list[str], rank: Rank, progress: Progress, heartbeat: Heartbeat) -> int:
     """This rank's whole life; returns its exit code (2: the command does not add up)."""
     progress.report("import")
     try:
@@ -89,8 +107,8 @@ def run(argv: list[str], rank: Rank, progress: Progress) -> int:
         print(f"rank {rank.rank}: {error}", file=sys.stderr)
         return 2
     if rank.rank == 0:
-        return lead(args, progress)
-    return follow(args, progress)
+        return lead(args, progress, heartbeat)
+    return follow(args, progress, heartbeat)
 
 
 def main() -> None:
@@ -99,8 +117,9 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     code = 1
+    heartbeat = Heartbeat(rank, lambda problem: lose(progress, problem))
     try:
-        code = run(sys.argv[1:], rank, progress)
+        code = run(sys.argv[1:], rank, progress, heartbeat)
     except KeyboardInterrupt:  # what vLLM raises for a SIGTERM during start-up
         code = 130
     except SystemExit as request:  # argparse, for a flag that vLLM does not have
@@ -109,7 +128,9 @@ def main() -> None:
         with contextlib.suppress(OSError):  # a full disk may be what failed
             logging.getLogger("vllm").exception("rank %d failed", rank.rank)
             progress.report("failed", error=f"{type(error).__name__}: {error}"[:2000])
+        heartbeat.failed(f"{type(error).__name__}: {error}")
     finally:
+        heartbeat.stop()
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

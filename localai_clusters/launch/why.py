@@ -1,0 +1,122 @@
+"""Why a run ended: which rank of which node failed first, how, and the line that says why.
+
+Sources, best first: what the guard saw (a stopped process, a killed agent), torchrun's own account of the first
+failure on each node, what the ranks said of each other (serving/heartbeat.py: a rank of another node, a dead link).
+A rank that ended because it lost another one is an echo and never the cause.
+"""
+
+import re
+import signal
+
+from localai_clusters.launch.run import STEPS, Rank, Run
+
+# torchrun's own account of the first failure.
+ROOT_CAUSE = re.compile(r"rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(?P<code>-?\d+) \(pid: \d+\)")
+# The line that says what happened: a traceback's "ValueError: ...", "torch.distributed.DistNetworkError: ...",
+# or argparse's "PROGRAM: error: ...".
+ERROR_LINE = re.compile(
+    r"(?:^|\] |\) )\s*(?:\S+: )?(?P<error>(?:(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)|error): .+)$"
+)
+
+
+def why_it_ended(run: Run) -> str:
+    """Which rank failed first, how, the line of its log that says why, and where the logs are."""
+    return f"{cause(run)}\nlogs: {run.dir}"
+
+
+def ended_in_order(run: Run) -> bool:
+    """Whether this is a node without the server, and node 0 told its ranks to stop."""
+    agents = [event["code"] for event in run.events() if event["event"] == "agent-exit"]
+    return 0 not in run.node_ranks and agents == [0]
+
+
+def cause(run: Run) -> str:
+    if ended_in_order(run):
+        return "node 0 stopped the server"
+    events = {event["event"]: event for event in reversed(run.events())}  # the first of each
+    if "stopped-process" in events:
+        return stopped_process(run, events["stopped-process"])
+    killed_agent = events.get("agent-exit", {"code": 0})
+    echoes = {rank.rank for rank in run.ranks() if rank.facts.get("lost")}
+    causes = [found for found in root_causes(run) if int(found["rank"]) not in echoes]
+    if causes and killed_agent["code"] >= 0:
+        return failed_rank(run, int(causes[0]["rank"]), int(causes[0]["code"]), "oom-kill" in events)
+    if killed_agent["code"] >= 0 and (lost := lost_rank(run)):
+        return lost
+    ended = events.get("stopped", {"reason": "its guard died"})
+    node = killed_agent.get("node_rank", run.node_ranks[0])
+    return f"the run ended: {ended['reason']}\n{last_lines(agent_log(run, node))}"
+
+
+def stopped_process(run: Run, event: dict) -> str:
+    rank = next((rank.rank for rank in run.ranks() if rank.pid == event["pid"]), None)
+    who = f"torchrun's agent on {run.node_of_agent(event['pid'])}" if rank is None else named(run, rank)
+    return (
+        f"{who} was stopped (SIGSTOP) and did not go on for {event['seconds']:.0f} s: the other ranks waited for it\n"
+        "a process is stopped by kill -STOP, by a debugger, or by Ctrl-Z in its terminal"
+    )
+
+
+def failed_rank(run: Run, rank: int, code: int, out_of_memory: bool) -> str:
+    failed = next((known for known in run.ranks() if known.rank == rank), Rank(rank, None, None, {}, {}))
+    reached = [step for step in failed.times if step != "failed"]
+    log = run.log(rank).read_text(errors="replace") if run.log(rank).exists() else agent_log(run, run.node_ranks[0])
+    what = failed.facts.get("error") or last_error(log)
+    step = STEPS[reached[-1]] if reached else describe(failed)
+    return f"{named(run, rank)} {how_it_exited(code, out_of_memory)} while {step}\n{what}"
+
+
+def lost_rank(run: Run) -> str | None:
+    """What the first rank that lost another one said of it."""
+    lost = [rank for rank in run.ranks() if rank.facts.get("lost")]
+    first = min(lost, key=lambda rank: rank.times["failed"], default=None)
+    return first and f"{first.facts['lost']}\n(seen by {named(run, first.rank)}; the lost rank's own log may say more)"
+
+
+def exit_code_of(run: Run, rank: int) -> int | None:
+    """How ``rank`` ended if torchrun names it as the first failure; None if it was stopped or still runs."""
+    causes = root_causes(run)
+    return next((int(found["code"]) for found in causes if int(found["rank"]) == rank), None)
+
+
+def root_causes(run: Run) -> list[re.Match[str]]:
+    """The root cause on each node started here; torchrun puts it last, after the failures that followed from it."""
+    found = [list(ROOT_CAUSE.finditer(agent_log(run, node))) for node in run.node_ranks]
+    return [causes[-1] for causes in found if causes]
+
+
+def agent_log(run: Run, node: int) -> str:
+    path = run.dir / f"node{node}.log"
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def named(run: Run, rank: int) -> str:
+    return f"rank {rank}" if run.plan.nnodes == 1 else f"rank {rank} on {run.node_of(rank)}"
+
+
+def describe(rank: Rank) -> str:
+    return STEPS.get(rank.step, "not started yet")
+
+
+def how_it_exited(code: int, out_of_memory: bool = False) -> str:
+    """``out_of_memory``: the kernel killed a process for want of memory while the run lived."""
+    if code >= 0:
+        return f"exited with code {code}"
+    known = {signum.value: signum.name for signum in signal.Signals}
+    name = known.get(-code, f"signal {-code}")
+    hint = ""
+    if name == "SIGKILL":
+        hint = " (by hand: the kernel killed nothing for want of memory)"
+        if out_of_memory:
+            hint = " (by the kernel, for want of memory: a smaller model, a larger split, or less KV cache)"
+    return f"was killed by {name}{hint}"
+
+
+def last_error(log: str) -> str:
+    """The last line of ``log`` that reads like an exception, else its last lines."""
+    errors = [match["error"] for line in log.splitlines() if (match := ERROR_LINE.search(line))]
+    return errors[-1] if errors else last_lines(log)
+
+
+def last_lines(log: str, count: int = 5) -> str:
+    return "\n".join([line for line in log.splitlines() if line.strip()][-count:])

@@ -1,0 +1,257 @@
+"""Every rank and rank 0 tell each other twice a second that they live, so that a lost rank is named in seconds::
+
+    rank 1 ◀──beats──▶ rank 0 ◀──beats──▶ rank 2        one TCP connection per rank, on the nodes' own network
+
+A collective waits for a lost rank for minutes, and torchrun's agents see only the processes of their own node. Here
+
+- a process that ends closes its connection: known at once,
+- a node or a link that is gone leaves what is sent unacknowledged: after ``NETWORK_SECONDS``,
+- a process that is stopped or stuck keeps its connection and falls silent: ``SILENT_SECONDS``,
+- a rank that fails says why before it ends, and so does one that is told to stop.
+
+Whoever loses a peer reports it once and ends its own process; rank 0 tells the others first.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from localai_clusters.serving.process import Rank
+
+BEAT_SECONDS = 0.5
+NETWORK_SECONDS = 5.0
+SILENT_SECONDS = 6.0
+SILENT_SECONDS_STARTING = 60.0  # imports and compilers hold the interpreter; the guard sees a stopped process anyway
+CONNECT_SECONDS = 30.0
+HELLO_SECONDS = 3.0  # for whoever connects to say who it is
+STOP_SECONDS = 1.0  # between a rank that was told to stop and rank 0 being told too
+LONGEST_LINE = 4096
+# vLLM's own limit for one step of its multi-process executors (vllm/envs.py).
+STEP_SECONDS = float(os.environ.get("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", "300"))
+STARTING = -1  # the turn of a rank whose engine is not built yet
+
+
+@dataclass(slots=True)
+class Peer:
+    """The other end of one connection."""
+
+    connection: socket.socket
+    rank: int
+    node_rank: int
+    host: str
+    heard: float = field(default_factory=time.monotonic)
+    turn: int = STARTING
+    leaving_at: float | None = None
+    unread: bytes = b""
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on node {self.node_rank} ({self.host})"
+
+    def send(self, **message: Any) -> None:
+        with contextlib.suppress(OSError):  # a full buffer or a broken connection: found when reading
+            self.connection.send(json.dumps(message).encode() + b"\n")
+
+
+class Heartbeat:
+    """This rank's connections. ``on_loss`` is called once, with a sentence that names the lost rank."""
+
+    def __init__(self, rank: Rank, on_loss: Callable[[str], None]):
+        self.on_loss = on_loss
+        self._rank = rank
+        self._peers: list[Peer] = []
+        self._selector = selectors.DefaultSelector()
+        self._ended = threading.Event()
+        self._turn, self._turn_began = STARTING, None
+
+    def start(self, broadcast: Callable[[Any], Any]) -> None:
+        """Connect every rank to rank 0. ``broadcast(x)`` returns rank 0's ``x`` on every rank; all must call this."""
+        if self._rank.world_size == 1:
+            return
+        if self._rank.rank == 0:
+            with socket.create_server((os.environ["VLLM_HOST_IP"], 0), backlog=self._rank.world_size) as server:
+                token = secrets.token_hex(16)
+                broadcast((server.getsockname()[:2], token, socket.gethostname()))
+                self._accept(server, token)
+        else:
+            address, token, host = broadcast(None)
+            self._connect(address, token, host)
+        for peer in self._peers:
+            self._selector.register(peer.connection, selectors.EVENT_READ, peer)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def _accept(self, server: socket.socket, token: str) -> None:
+        server.settimeout(CONNECT_SECONDS)
+        while len(self._peers) < self._rank.world_size - 1:
+            connection, _ = server.accept()
+            connection.settimeout(HELLO_SECONDS)
+            hello = read_hello(connection)
+            if not secrets.compare_digest(str(hello.get("token")), token):
+                connection.close()  # not one of ours
+                continue
+            self._add(connection, hello["rank"], hello["node_rank"], hello["host"])
+
+    def _connect(self, address: tuple[str, int], token: str, host: str) -> None:
+        connection = socket.create_connection(address, timeout=CONNECT_SECONDS)
+        self._add(connection, 0, 0, host)
+        hello = {"rank": self._rank.rank, "node_rank": self._rank.node_rank, "host": socket.gethostname()}
+        self._peers[0].send(token=token, **hello)
+
+    def _add(self, connection: socket.socket, rank: int, node_rank: int, host: str) -> None:
+        notice_a_dead_network(connection)
+        connection.setblocking(False)
+        self._peers.append(Peer(connection, rank, node_rank, host))
+
+    # Called by the engine's thread.
+    def step_begins(self, turn: int) -> None:
+        self._turn, self._turn_began = turn, time.monotonic()
+
+    def step_ends(self) -> None:
+        self._turn_began = None
+
+    def built(self) -> None:
+        """The engine is built: from now on silence is judged strictly."""
+        self._turn = 0
+
+    def failed(self, error: str) -> None:
+        """Tell the others why this rank ends."""
+        self._end(failed=error[: LONGEST_LINE // 2])
+
+    def stop(self) -> None:
+        """Tell the others that this rank ends because it was told to."""
+        self._end(leaving=True)
+
+    def _end(self, **message: Any) -> None:
+        if not self._ended.is_set():
+            self._ended.set()
+            for peer in self._peers:
+                peer.send(**message)
+
+    def end_on_sigterm(self) -> None:
+        """For ranks other than 0: on SIGTERM say so and end, also while the main thread waits inside a collective.
+
+        The kernel's signal reaches the heartbeat's thread through a pipe, for Python's own handlers run on the
+        main thread only, between two of its instructions.
+        """
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._wakeup = (reader, writer)
+        self._selector.register(reader, selectors.EVENT_READ, None)
+
+    def _beat(self) -> None:
+        next_beat = 0.0
+        while not self._ended.is_set():
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + BEAT_SECONDS
+                for peer in self._peers:
+                    peer.send(turn=self._turn)
+            for key, _ in self._selector.select(timeout=max(0.0, next_beat - time.monotonic())):
+                if key.data is None:
+                    self._end(leaving=True)
+                    os._exit(128 + signal.SIGTERM)
+                if self._ended.is_set():
+                    return
+                problem = self._read(key.data)
+                if problem:
+                    return self._lost(problem)
+            problem = self._judge()
+            if problem:
+                return self._lost(problem)
+
+    def _read(self, peer: Peer) -> str | None:
+        """Take what ``peer`` sent; returns why it is lost, None if it is not."""
+        try:
+            data = peer.connection.recv(1 << 16)
+        except BlockingIOError:
+            return None
+        except (ConnectionResetError, BrokenPipeError):
+            data = b""
+        except OSError as error:  # ETIMEDOUT, EHOSTUNREACH, ...
+            return f"{peer} is out of reach: the network between the nodes does not answer ({error.strerror})"
+        if not data:
+            self._selector.unregister(peer.connection)
+            if peer.leaving_at is not None:
+                return None
+            return f"{peer} is gone: its process ended"
+        peer.heard = time.monotonic()
+        *lines, peer.unread = (peer.unread + data).split(b"\n")
+        if len(peer.unread) > LONGEST_LINE:
+            return f"{peer} sent what is no heartbeat"
+        for line in lines:
+            message = json.loads(line)
+            if "turn" in message:
+                peer.turn = message["turn"]
+            elif "leaving" in message:
+                peer.leaving_at = time.monotonic()
+            elif "failed" in message:
+                return f"{peer} failed: {message['failed']}"
+            elif "lost" in message:
+                return message["lost"]
+        return None
+
+    def _judge(self) -> str | None:
+        now = time.monotonic()
+        for peer in self._peers:
+            silent = now - peer.heard
+            if peer.leaving_at is not None:
+                if now - peer.leaving_at > STOP_SECONDS:
+                    return f"{peer} was told to stop (SIGTERM)"
+            elif seconds_unanswered(peer.connection) > NETWORK_SECONDS:
+                return f"{peer} is out of reach: the network between the nodes does not answer"
+            elif silent > (SILENT_SECONDS_STARTING if peer.turn == STARTING else SILENT_SECONDS):
+                return f"{peer} is stopped or stuck: its connection is open, and nothing was heard for {silent:.0f} s"
+        began = self._turn_began
+        if self._rank.rank == 0 and began is not None and now - began > STEP_SECONDS:
+            behind = [str(peer) for peer in self._peers if peer.turn < self._turn] or ["every rank is in it"]
+            return f"step {self._turn} has not ended for {now - began:.0f} s; not arrived at it: {', '.join(behind)}"
+        return None
+
+    def _lost(self, problem: str) -> None:
+        self._end(lost=problem[: LONGEST_LINE // 2])
+        self.on_loss(problem)
+
+
+def read_hello(connection: socket.socket) -> dict[str, Any]:
+    """The first line of a connection as a mapping; an empty one for anything else."""
+    line = b""
+    with contextlib.suppress(OSError, ValueError):
+        while not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+            if not (byte := connection.recv(1)):
+                break
+            line += byte
+        hello = json.loads(line)
+        if isinstance(hello, dict):
+            return hello
+    return {}
+
+
+def seconds_unanswered(connection: socket.socket) -> float:
+    """Seconds since the other machine's kernel last acknowledged anything; beats are sent far more often.
+
+    ``tcpi_last_ack_recv`` of ``struct tcp_info`` (linux/tcp.h): 8 bytes, then 32-bit numbers, of which it is the 13th.
+    """
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8 + 13 * 4)
+    return struct.unpack_from("=I", info, 8 + 12 * 4)[0] / 1000
+
+
+def notice_a_dead_network(connection: socket.socket) -> None:
+    """Let the kernel break a connection over which nothing was acknowledged for ``NETWORK_SECONDS``."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(NETWORK_SECONDS * 1000))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, int(NETWORK_SECONDS) - 1)
