@@ -41,7 +41,7 @@ def test_the_server_is_built_on_a_client_that_can_be_put_in_its_place():
 def test_every_call_of_the_async_client_ends_in_a_method_that_lockstep_overrides():
     from vllm.v1.engine.core_client import AsyncMPClient
 
-    from localai_clusters.serving.lockstep import LockstepClient
+    from localai_clusters.serving.client import LockstepClient
 
     for name in ("get_output_async", "add_request_async", "abort_requests_async", "_call_utility_async", "shutdown"):
         assert name in vars(LockstepClient) and hasattr(AsyncMPClient, name), name

@@ -3,10 +3,7 @@
 What a GPU does differently (NCCL, CUDA graphs, nvidia-smi) is not tested here.
 """
 
-import concurrent.futures
-
 import httpx
-import openai
 import pytest
 from leftovers_of import assert_nothing_left
 
@@ -91,64 +88,6 @@ def test_health_models_and_metrics(tensor):
     assert httpx.get(f"{tensor.url}/health").status_code == 200
     assert [m["id"] for m in httpx.get(f"{tensor.url}/v1/models").json()["data"]] == ["smollm2-135m"]
     assert "vllm:generation_tokens_total" in tensor.metrics()
-
-
-@pytest.fixture(scope="module")
-def client(tensor):
-    return openai.OpenAI(base_url=f"{tensor.url}/v1", api_key="none")
-
-
-def ask(client, **options):
-    message = {"role": "user", "content": "Name a colour."}
-    return client.chat.completions.create(model="smollm2-135m", messages=[message], max_tokens=16, **options)
-
-
-def test_streaming_gives_the_text_of_the_whole_answer(client):
-    whole = ask(client, temperature=0).choices[0].message.content
-    parts = [chunk.choices[0].delta.content or "" for chunk in ask(client, temperature=0, stream=True)]
-    assert "".join(parts) == whole
-    assert len(parts) > 2
-
-
-def test_several_choices_stop_and_logprobs(client):
-    answer = ask(client, n=3, temperature=1.0, seed=7, logprobs=True)
-    assert len(answer.choices) == 3
-    assert all(entry.logprob <= 0 for choice in answer.choices for entry in choice.logprobs.content)
-    assert ask(client, temperature=0, stop=["e"]).choices[0].finish_reason == "stop"
-
-
-def test_json_schema_output_keeps_the_ranks_in_step(client):
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
-    answer = ask(client, temperature=0, response_format=form)
-    assert answer.choices[0].message.content.lstrip().startswith("{")
-    assert ask(client, temperature=0).choices[0].message.content
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"temperature": -1}, {"n": 0}, {"max_tokens": -5}, {"logit_bias": {"99999999": 1}}, {"top_p": 7}],
-    ids=str,
-)
-def test_bad_parameters_are_refused_and_the_ranks_stay_in_step(tensor, options):
-    body = {"model": "smollm2-135m", "prompt": "Hello", "max_tokens": 4, **options}
-    assert httpx.post(f"{tensor.url}/v1/completions", json=body).status_code == 400
-    assert tensor.complete("Hello", max_tokens=4).token_ids
-
-
-def test_a_prompt_longer_than_the_context_is_refused(tensor):
-    with pytest.raises(ServerError, match=r"answered 400.*maximum context length"):
-        tensor.complete("word " * 2000)
-
-
-def test_sampled_requests_in_parallel_and_a_client_that_leaves(tensor, client):
-    stream = ask(client, stream=True, temperature=1.0, seed=1)
-    next(iter(stream))
-    stream.close()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda seed: ask(client, temperature=1.2, seed=seed), range(16)))
-    assert len({answer.choices[0].message.content for answer in answers}) > 4
-    assert tensor.complete(PROMPTS[0], max_tokens=4).token_ids
 
 
 def test_the_load_figures_count_what_was_asked_for(tensor):

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ class Run:
             # By inheritance and not through a file: the environment may hold secrets.
             env = {**os.environ, **(environment or {}), "LAC_RUN_ID": self.id, "LAC_RUN_DIR": str(self.dir)}
             env["VLLM_RPC_BASE_PATH"] = sockets
+            # Sets and dictionaries in the same order on every rank of every node; Python's own seed is random.
+            env.setdefault("PYTHONHASHSEED", str(zlib.crc32(json.dumps(plan.to_dict()).encode())))
             with open(self.dir / "guard.log", "ab") as log:
                 self._guard = subprocess.Popen(
                     [sys.executable, "-m", "localai_clusters.launch.guard", str(self.dir)],

@@ -13,6 +13,7 @@ from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
 from localai_clusters.launch.processes import shared_memory
 from localai_clusters.serving.heartbeat import Heartbeat
+from localai_clusters.serving.pipeline import Pipeline
 from localai_clusters.serving.process import Progress
 
 
@@ -39,6 +40,15 @@ def executor_class(progress: Progress, heartbeat: Heartbeat) -> type[ExecutorWit
         def determine_available_memory(self) -> list[int]:
             progress.report("kv-cache")
             return super().determine_available_memory()
+
+        pipeline: Pipeline | None = None  # until the engine is built: its warm-up runs are not shared
+
+        def overlap_stages(self) -> None:
+            self.pipeline = Pipeline(self)
+
+        def sample_tokens(self, grammar_output, non_block: bool = False):
+            sampled = super().sample_tokens(grammar_output, non_block)
+            return self.pipeline.share(sampled, non_block) if self.pipeline else sampled
 
     return LockstepExecutor
 

@@ -11,39 +11,38 @@ asks for, broadcasts it as one list per step, and every rank applies the list an
                                 |
     HTTP <- outputs <-----------+
 
-Only the leader's outputs are delivered. An operation that the engine refuses is refused on every
-rank alike, before it touches the scheduler. With every list the leader sends the state it is in (free
-KV blocks, a running hash of all tokens so far), and a rank that is in another one ends the server: out
-of step, collectives would mix what belongs to different requests.
+Only the leader's outputs are delivered. A request that the engine refuses is refused by the leader, before
+the others hear of it: some refusals depend on a rank's own clock. With every list the leader sends the state
+it is in (free KV blocks, a running hash of all that was scheduled and of all tokens), and a rank that is in
+another one ends the server: out of step, collectives would mix what belongs to different requests.
 """
 
-import asyncio
 import gc
 import hashlib
 import logging
 import queue
 import threading
 import time
-import uuid
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from vllm.config import VllmConfig
 from vllm.distributed.parallel_state import get_world_group
+from vllm.platforms import current_platform
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core import EngineCore
-from vllm.v1.engine.core_client import AsyncMPClient
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from localai_clusters.serving.executor import executor_class, facts
 from localai_clusters.serving.heartbeat import Heartbeat
 from localai_clusters.serving.process import Progress
 
+if TYPE_CHECKING:
+    from localai_clusters.serving.client import LockstepClient
+
 logger = logging.getLogger("vllm.localai_clusters.lockstep")
 
 Operation = tuple[str, Any]  # ("add", request) | ("abort", ids) | ("call", (id, method, args)) | ("stop", None)
-SECONDS_TO_STOP = 1.5  # the launcher waits 5 s for everything
 
 
 class RanksDisagree(RuntimeError):
@@ -55,7 +54,7 @@ class State(NamedTuple):
 
     turn: int  # lists applied so far
     free_blocks: int  # of the KV cache
-    tokens: bytes  # running hash of every request id and token that came out
+    history: bytes  # running hash of what was scheduled, on which KV blocks, and of every token that came out
 
 
 class Lockstep:
@@ -65,15 +64,19 @@ class Lockstep:
         self.core = EngineCore(config, executor_class(progress, heartbeat), log_stats)
         world = get_world_group()
         self.queue = world.create_mq_broadcaster(writer_rank=0) if world.world_size > 1 else None
+        if current_platform.is_cpu() and config.parallel_config.pipeline_parallel_size > 1:
+            self.core.model_executor.overlap_stages()  # not on GPUs: never run there
         self.heartbeat = heartbeat
         self._blocks = self.core.scheduler.kv_cache_manager.block_pool
-        self._turn, self._tokens = 0, b""
+        self._turn, self._history = 0, b""
+        self._prepared: dict[str, tuple] = {}
+        self._note_what_is_scheduled()
         gc.enable()  # see process.start
         heartbeat.built()
         report_engines(progress, facts(self.core))
 
     def state(self) -> State:
-        return State(self._turn, self._blocks.get_num_free_blocks(), self._tokens)
+        return State(self._turn, self._blocks.get_num_free_blocks(), self._history)
 
     def check(self, leader: State) -> None:
         """Raises ``RanksDisagree`` unless this rank is in the leader's state."""
@@ -83,8 +86,23 @@ class Lockstep:
         raise RanksDisagree(
             f"out of step with rank 0 after {leader.turn} steps: {own.turn} steps here, "
             f"{own.free_blocks} free KV blocks here and {leader.free_blocks} there, "
-            f"{'the same' if own.tokens == leader.tokens else 'different'} tokens so far"
+            f"{'the same' if own.history == leader.history else 'another'} history of batches, blocks and tokens"
         )
+
+    def _note_what_is_scheduled(self) -> None:
+        """Blocks freed in another order show in no count; they show when they are given out again."""
+        schedule = self.core.scheduler.schedule
+
+        def noted(*args, **kwargs):
+            output = schedule(*args, **kwargs)
+            new, running = output.scheduled_new_reqs, output.scheduled_cached_reqs
+            self._note(output.num_scheduled_tokens, [one.block_ids for one in new], running.new_block_ids)
+            return output
+
+        self.core.scheduler.schedule = noted
+
+    def _note(self, *facts: Any) -> None:
+        self._history = hashlib.blake2b(self._history + repr(facts).encode(), digest_size=8).digest()
 
     def begin(self) -> None:
         self._turn += 1
@@ -96,22 +114,31 @@ class Lockstep:
     def step(self) -> dict[int, EngineCoreOutputs]:
         outputs, executed = self.core.step_fn()
         self.core.post_step(executed)
-        if not executed and self.core.scheduler.has_requests():
+        if not executed and outputs is None and self.core.scheduler.has_requests():
             time.sleep(0.001)  # a KV connector is moving blocks: let its threads run
         outputs = outputs or {}
-        for delivered in outputs.values():
-            for output in delivered.outputs:
-                text = f"{output.request_id}{output.new_token_ids}"
-                self._tokens = hashlib.blake2b(self._tokens + text.encode(), digest_size=8).digest()
+        for output in (one for delivered in outputs.values() for one in delivered.outputs):
+            self._note(output.request_id, output.new_token_ids)
         return outputs
 
+    def prepare(self, request: EngineCoreRequest) -> None:
+        """Do for ``request`` what needs no other rank, as compiling its grammar; raises if the engine refuses it."""
+        prepared = self.core.preprocess_add_request(request)
+        structured = prepared[0].structured_output_request
+        if structured is not None and isinstance(structured.grammar, Exception):
+            raise structured.grammar
+        self._prepared[request.request_id] = prepared
+
     def apply(self, operation: Operation) -> Any:
-        """Apply one operation; what a refused one raises is the same on every rank."""
+        """Apply one operation; what a call raises is the same on every rank."""
         kind, payload = operation
         if kind == "add":
-            self.core.add_request(*self.core.preprocess_add_request(payload))
+            if payload.request_id not in self._prepared:
+                self.prepare(payload)
+            self.core.add_request(*self._prepared.pop(payload.request_id))
         elif kind == "abort":
-            self.core.abort_requests(payload)
+            for request_id in payload:  # vLLM frees several in the order of a set, which each process orders otherwise
+                self.core.abort_requests([request_id])
         elif kind == "call":
             _, method, args = payload
             return getattr(self.core, method)(*args)
@@ -143,7 +170,9 @@ def follow(config: VllmConfig, progress: Progress, heartbeat: Heartbeat) -> None
                 return
             try:
                 lockstep.apply(operation)
-            except Exception:  # refused on the leader too, which answers the client
+            except Exception:
+                if operation[0] == "add":  # the leader has taken it
+                    raise
                 logger.info("%s refused, as on rank 0", operation[0])
         if lockstep.has_work():
             lockstep.step()
@@ -184,7 +213,7 @@ class Leader(threading.Thread):
 
     def _turn(self, lockstep: Lockstep) -> bool:
         """One list of operations, broadcast and applied, and one step. False when it was told to stop."""
-        operations = self._take(wait=not lockstep.has_work())
+        operations = [one for one in self._take(wait=not lockstep.has_work()) if self._admits(lockstep, one)]
         state = lockstep.state()
         lockstep.begin()
         if lockstep.queue is not None:
@@ -207,114 +236,38 @@ class Leader(threading.Thread):
             except queue.Empty:
                 return operations
 
+    def _admits(self, lockstep: Lockstep, operation: Operation) -> bool:
+        """Whether the ranks shall hear of ``operation``: not of a request that the engine refuses."""
+        kind, payload = operation
+        if kind != "add":
+            return True
+        try:
+            lockstep.prepare(payload)
+        except Exception:
+            logger.exception("the engine refused a request")
+            self._client.deliver(ended([payload.request_id], FinishReason.ERROR))
+            return False
+        return True
+
     def _apply(self, lockstep: Lockstep, operation: Operation) -> None:
         kind, payload = operation
-        result = error = None
+        if kind != "call":
+            lockstep.apply(operation)
+            return
+        running, result, error = list(lockstep.core.scheduler.requests), None, None
         try:
             result = lockstep.apply(operation)
         except Exception as exception:
-            logger.exception("the engine refused: %s", kind)
+            logger.exception("the engine refused: %s", payload[1])
             error = exception
-        if kind == "call":
-            self._client.deliver_result(payload[0], result, error)
-        elif kind == "add" and error is not None:
-            self._client.deliver(refusal(payload))
+        # vLLM's engine process tells the clients of requests that a call ends (/pause, /sleep); this engine has none.
+        gone = [request_id for request_id in running if request_id not in lockstep.core.scheduler.requests]
+        if gone:
+            self._client.deliver(ended(gone, FinishReason.ABORT))
+        self._client.deliver_result(payload[0], result, error)
 
 
-def refusal(request: EngineCoreRequest) -> EngineCoreOutputs:
-    """The output that ends one request with an error, as vLLM's own engine process sends it."""
-    output = EngineCoreOutput(request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR)
-    return EngineCoreOutputs(outputs=[output], finished_requests={request.request_id})
-
-
-class LockstepClient(AsyncMPClient):
-    """What vLLM's AsyncLLM talks to: as AsyncMPClient, with the engine in a thread instead of a process.
-
-    ``AsyncMPClient.__init__`` starts processes and sockets and is not called; every method that it
-    offers ends in one of the few overridden here.
-    """
-
-    def __init__(self, config: VllmConfig, progress: Progress, heartbeat: Heartbeat, log_stats: bool, renderer=None):
-        self.vllm_config = config
-        self.engine_ranks_managed = [0]
-        self.core_engine = b"\0\0"
-        self.core_engines = [self.core_engine]
-        self.client_index = 0
-        self.engines_running = False
-        self.utility_results: dict[int, asyncio.Future] = {}
-        self.resources = SimpleNamespace(engine_dead=False)
-        self._kv_event_sources: dict = {}
-        self._engine_status: dict = {}
-        self.outputs_queue: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
-        if renderer is not None:
-            renderer.start_mm_warmup_in_background()
-        self._progress, self._heartbeat, self._served = progress, heartbeat, False
-        self.leader = Leader(config, progress, heartbeat, log_stats, self)
-        self.leader.start()
-        while not self.leader.built.wait(timeout=0.2):  # short waits let a SIGTERM be handled
-            pass
-        if self.leader.error is not None:
-            raise self.leader.error
-
-    # Called on the engine thread.
-    def deliver(self, outputs: EngineCoreOutputs) -> None:
-        if not self._served:
-            self._served = True
-            self._progress.report("ready")
-        if outputs.outputs or outputs.scheduler_stats:
-            self._loop.call_soon_threadsafe(self.outputs_queue.put_nowait, outputs)
-
-    def deliver_result(self, call_id: int, result: Any, error: Exception | None) -> None:
-        def settle() -> None:
-            future = self.utility_results.pop(call_id)
-            if future.done():  # its caller gave up
-                return
-            future.set_exception(error) if error else future.set_result(result)
-
-        self._loop.call_soon_threadsafe(settle)
-
-    def deliver_error(self) -> None:
-        """Answer everyone who waits, and everyone who will ask, with vLLM's error for a dead engine."""
-
-        def fail() -> None:
-            self.outputs_queue.put_nowait(EngineDeadError())
-            for future in self.utility_results.values():  # or whoever called would wait for ever
-                if not future.done():
-                    future.set_exception(EngineDeadError())
-
-        self.resources.engine_dead = True
-        self._loop.call_soon_threadsafe(fail)
-
-    # Called by AsyncLLM on the event loop.
-    async def get_output_async(self) -> EngineCoreOutputs:
-        outputs = await self.outputs_queue.get()
-        if isinstance(outputs, Exception):
-            raise outputs
-        return outputs
-
-    def ensure_alive(self) -> None:
-        if self.resources.engine_dead:
-            raise EngineDeadError()
-
-    async def add_request_async(self, request: EngineCoreRequest) -> None:
-        self.ensure_alive()
-        request.client_index = self.client_index
-        self.leader.operations.put(("add", request))
-
-    async def abort_requests_async(self, request_ids: list[str]) -> None:
-        if request_ids and not self.resources.engine_dead:
-            self.leader.operations.put(("abort", request_ids))
-
-    async def _call_utility_async(self, method: str, *args, engine: bytes | None = None) -> Any:
-        self.ensure_alive()
-        call_id = uuid.uuid4().int
-        future = self.utility_results[call_id] = self._loop.create_future()
-        self.leader.operations.put(("call", (call_id, method, args)))
-        return await future
-
-    def shutdown(self, timeout: float | None = None) -> None:
-        """Tell every rank to stop. Bounded: a rank that died leaves the others inside a collective."""
-        self._heartbeat.stop()
-        self.leader.operations.put(("stop", None))
-        self.leader.join(timeout=SECONDS_TO_STOP)
+def ended(request_ids: Iterable[str], reason: FinishReason) -> EngineCoreOutputs:
+    """The output that ends requests without a token, as vLLM's own engine process sends it."""
+    outputs = [EngineCoreOutput(request_id=one, new_token_ids=[], finish_reason=reason) for one in request_ids]
+    return EngineCoreOutputs(outputs=outputs, finished_requests={output.request_id for output in outputs})

@@ -91,6 +91,8 @@ COMPILATION_FLAGS = ("--compilation-config", "--compilation_config", "-cc", "-O"
 def set_environment(rank: Rank, argv: Sequence[str], backend: str | None) -> list[str]:
     """vLLM's and Gloo's settings for a torchrun rank; returns their names. What the user set is left alone."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if rank.rank > 0:  # how long a grammar may take is for rank 0 to say; another clock could say otherwise
+        os.environ["VLLM_REGEX_COMPILATION_TIMEOUT_S"] = "0"
     settings = {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if backend == "cpu" and not any(argument.startswith(COMPILATION_FLAGS) for argument in argv):
         # vLLM has helpers under torch.compile that ignore its compilation mode: they would cost each rank

@@ -59,7 +59,7 @@ def lead(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -> 
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.v1.engine.core_client import EngineCoreClient
 
-    from localai_clusters.serving.lockstep import LockstepClient
+    from localai_clusters.serving.client import LockstepClient
 
     clients: list[LockstepClient] = []
 
