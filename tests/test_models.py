@@ -471,6 +471,7 @@ BAD_FOLDERS = {
     "a shard elsewhere": (lambda at: index(at, {"weight_map": {"x": "../x"}}), "does not list weights files"),
     "an odd index": (lambda at: index(at, {"weight_map": 3}), "does not list weights files"),
     "no tokenizer": (lambda at: (at / "tokenizer.json").unlink(), "has no tokenizer"),
+    "half a tokenizer": (lambda at: (at / "tokenizer.json").write_text('{"model": {'), "json is not valid JSON"),
 }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from localai_clusters.models.errors import ModelError
 from localai_clusters.models.json_file import read_json
 from localai_clusters.models.shape import ModelShape
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -76,7 +78,10 @@ def checked_folder(folder: Path) -> ModelShape:
                 _check_safetensors(path)
     except OSError as error:
         raise ModelError(f"{error.filename or folder} cannot be read: {error.strerror}") from None
-    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-    if not any((folder / name).is_file() for name in tokenizers):
-        raise ModelError(f"{folder} has no tokenizer ({', '.join(tokenizers)}); download the model again")
+    tokenizers = [name for name in TOKENIZERS if (folder / name).is_file()]
+    if not tokenizers:
+        raise ModelError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)}); download the model again")
+    for name in tokenizers:
+        if name.endswith(".json"):
+            read_json(folder / name, 100 << 20)  # a file cut short
     return shape
