@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,9 +32,13 @@ def lost(problem):
     print("lost:", problem, flush=True)
 
 beats = Heartbeat(Rank(1, 0, 2, 1, 1, 2), lost)
-address, token = eval(sys.stdin.readline())
-beats.start(lambda _: (tuple(address), token, "node0"))
-beats.end_on_sigterm()
+meeting = sys.stdin.readline()
+
+class Store:
+    def get(self, key):
+        return meeting
+
+beats.start(Store())
 beats.built()
 print("started", flush=True)
 for command in sys.stdin:
@@ -52,19 +57,20 @@ class Job:
         self.address: tuple[str, int] | None = None
 
     def start(self) -> None:
-        self.heartbeat.start(self._broadcast)
+        self.heartbeat.start(self)
         self.heartbeat.built()
         assert self.rank_1.stdout.readline() == "started\n"
+        self.await_turn(0)
 
-    def _broadcast(self, value):
-        self.address, token, _ = value
-        self.rank_1.stdin.write(f"{(self.address, token)!r}\n")
-        return value
+    def set(self, key: str, value: str) -> None:
+        """The store by which the two meet: rank 1 reads it from its standard input."""
+        self.address = tuple(json.loads(value)[:2])
+        self.rank_1.stdin.write(value + "\n")
 
     def await_turn(self, turn: int) -> None:
         """Until rank 0 has heard that rank 1 is in ``turn``."""
         deadline = time.monotonic() + SECONDS
-        while self.heartbeat._peers[0].turn != turn:
+        while [peer.turn for peer in self.heartbeat._peers] != [turn]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -100,7 +106,6 @@ def test_a_killed_rank_is_gone_at_once(job):
 def test_a_stopped_rank_falls_silent(job, monkeypatch):
     monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 1.5)
     job.start()
-    job.await_turn(0)
     job.rank_1.send_signal(signal.SIGSTOP)
     assert job.loss() == f"{RANK_1_IS} is stopped or stuck: its connection is open, and nothing was heard for 2 s"
 
@@ -128,7 +133,7 @@ def test_sigterm_ends_a_rank_whose_main_thread_waits_in_c(job):
 def test_rank_0s_own_end_reaches_the_others_with_its_reason(job):
     job.start()
     job.heartbeat.failed("OSError: no space left")
-    assert job.said() == "lost: rank 0 on node 0 (node0) failed: OSError: no space left\n"
+    assert job.said() == f"lost: rank 0 on node 0 ({socket.gethostname()}) failed: OSError: no space left\n"
 
 
 def test_when_all_stop_nobody_is_missed(job):
@@ -147,27 +152,40 @@ def test_a_step_that_does_not_end_names_who_has_not_arrived(job, monkeypatch):
     assert job.loss() == f"step 7 has not ended for 2 s; not arrived at it: {RANK_1_IS}"
 
 
-def test_strangers_are_sent_away_and_do_not_take_a_ranks_place(job):
-    def broadcast(value):
-        for hello in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", json.dumps({"token": "guess", "rank": 1}).encode() + b"\n"):
-            stranger = socket.create_connection(value[0])
-            stranger.sendall(hello)
-            strangers.append(stranger)
-        return job._broadcast(value)
-
-    strangers: list[socket.socket] = []
-    job._broadcast, job.heartbeat.start = job._broadcast, lambda _: Heartbeat.start(job.heartbeat, broadcast)
+def test_strangers_are_sent_away_and_do_not_take_a_ranks_place(job, monkeypatch):
+    monkeypatch.setattr(heartbeat, "HELLO_SECONDS", 0.5)
     job.start()
-    for stranger in strangers:
-        stranger.settimeout(SECONDS)
-        with contextlib.suppress(ConnectionResetError):
-            assert stranger.recv(1) == b""
+    guess = json.dumps({"token": "guess", "rank": 1}).encode() + b"\n"
+    for hello in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b"\xff\n", guess, b"x" * 10_000, b""):
+        with socket.create_connection(job.address, timeout=SECONDS) as stranger:
+            stranger.sendall(hello)
+            with contextlib.suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
     job.rank_1.kill()
     assert job.loss().startswith(RANK_1_IS)
+
+
+def test_a_rank_that_never_comes_is_missed(job, monkeypatch):
+    monkeypatch.setattr(heartbeat, "CONNECT_SECONDS", 1.0)
+    job.rank_1.kill()
+    job.heartbeat.start(SimpleNamespace(set=lambda key, value: None))
+    assert job.loss() == "rank 1 has not been heard of for 1 s"
+
+
+def test_a_meeting_place_out_of_reach_is_named(monkeypatch):
+    losses: queue.Queue[str] = queue.Queue()
+
+    def get(key):
+        raise RuntimeError("wait timeout after 60000ms\nmore")
+
+    lonely = Heartbeat(Rank(1, 0, 2, 1, 1, 2), losses.put)
+    monkeypatch.setattr(lonely, "_end_on_sigterm", lambda: None)  # this process keeps its own handler
+    lonely.start(SimpleNamespace(get=get))
+    assert losses.get(timeout=SECONDS) == "rank 0 on node 0 is out of reach: wait timeout after 60000ms"
 
 
 def test_one_rank_alone_opens_no_port(monkeypatch):
     monkeypatch.delenv("VLLM_HOST_IP", raising=False)
     before = threading.active_count()
-    Heartbeat(Rank(0, 0, 1, 1, 0, 1), os.abort).start(os.abort)
+    Heartbeat(Rank(0, 0, 1, 1, 0, 1), os.abort).start(SimpleNamespace())
     assert threading.active_count() == before

@@ -206,7 +206,7 @@ def test_secrets_stay_out_of_the_runs_folder(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_planted_secret")
     with lac.serve(PLAN.with_(tensor_parallel_size=1), api_key="planted-api-key") as server:
         assert server.complete("Hello", max_tokens=2).token_ids
-    for path in server.run.dir.iterdir():
+    for path in filter(Path.is_file, server.run.dir.rglob("*")):
         content = path.read_text(errors="replace")
         assert "hf_planted_secret" not in content and "planted-api-key" not in content, path.name
 

@@ -46,6 +46,7 @@ class Guard:
         self._signal: int | None = None
         self._ranks_seen: set[int] = set()
         self._rank_gone_at: float | None = None
+        self._ending = False
         self._stopped_since: dict[int, float] = {}
         self._helpers: list[subprocess.Popen] = []
         self._out_of_memory_kills = processes.out_of_memory_kills()
@@ -77,7 +78,7 @@ class Guard:
 
     def watch(self) -> str:
         """Wait for a reason to end the run, and return it."""
-        launcher = os.getppid()
+        launcher, helper_gone = os.getppid(), False  # with its whole node, perhaps: then its agent is gone too
         while True:
             readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
             if readable and not os.read(sys.stdin.fileno(), 1024):
@@ -87,12 +88,14 @@ class Guard:
             if self._signal is not None:
                 return f"it got {signal.Signals(self._signal).name}"
             self._reap()
+            if helper_gone and not self.exited:
+                return "the way into node 0 is gone: its forwarder ended"
             if self.exited:
                 node, code = next(iter(self.exited.items()))
                 return f"torchrun's agent on node {node} exited with {code}"
-            for helper in self._helpers:
-                if not processes.alive(helper.pid):
-                    return f"a helper ended: {' '.join(helper.args)}"
+            if not all(processes.alive(helper.pid) for helper in self._helpers):
+                helper_gone = True
+                continue
             ranks = {child for agent in self.agents for child in processes.children(agent)}
             if self._agent_overdue(ranks):
                 return "a rank is gone and torchrun's agent did not end the others"
@@ -111,7 +114,8 @@ class Guard:
                 return
             if pid in self.agents:
                 self.exited[self.agents[pid]] = os.waitstatus_to_exitcode(status)
-                self.report("agent-exit", node_rank=self.agents[pid], code=self.exited[self.agents[pid]])
+                event = "agent-ended" if self._ending else "agent-exit"
+                self.report(event, node_rank=self.agents[pid], code=self.exited[self.agents[pid]])
 
     def _stopped(self, pids: set[int]) -> int | None:
         """The process among ``pids`` that has been stopped for too long."""
@@ -128,6 +132,7 @@ class Guard:
         return self._rank_gone_at is not None and time.monotonic() - self._rank_gone_at > SECONDS_FOR_AGENT
 
     def end(self, reason: str) -> None:
+        self._ending = True
         if processes.out_of_memory_kills() > self._out_of_memory_kills:
             self.report("oom-kill")
         everything = processes.descendants(os.getpid())

@@ -127,7 +127,9 @@ class Run:
     def _write_spec(self, sockets: str, argv: Sequence[str] | None) -> None:
         agents, helpers = [], []
         for node in self.node_ranks:
-            agent = list(argv or [sys.executable, "-m", "torch.distributed.run", *self.plan.argv(node)[1:]])
+            logs = f"--log-dir={self.dir / 'torchrun'}"  # its default is a new folder in /tmp, which stays
+            torchrun = [sys.executable, "-m", "torch.distributed.run", logs, *self.plan.argv(node)[1:]]
+            agent = list(argv or torchrun)
             agents.append({"node_rank": node, "argv": self.nodes.enter(node, agent) if self.nodes else agent})
         if self.nodes and (forward := self.nodes.forward(self.plan.port, self.plan.port)):
             helpers.append(forward)

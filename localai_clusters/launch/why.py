@@ -41,8 +41,8 @@ def cause(run: Run) -> str:
     causes = [found for found in root_causes(run) if int(found["rank"]) not in echoes]
     if causes and killed_agent["code"] >= 0:
         return failed_rank(run, int(causes[0]["rank"]), int(causes[0]["code"]), "oom-kill" in events)
-    if killed_agent["code"] >= 0 and (lost := lost_rank(run)):
-        return lost
+    if killed_agent["code"] >= 0 and (found := failed_by_itself(run) or lost_rank(run) or gone_rank(run, events)):
+        return found
     ended = events.get("stopped", {"reason": "its guard died"})
     node = killed_agent.get("node_rank", run.node_ranks[0])
     return f"the run ended: {ended['reason']}\n{last_lines(agent_log(run, node))}"
@@ -63,7 +63,29 @@ def failed_rank(run: Run, rank: int, code: int, out_of_memory: bool) -> str:
     log = run.log(rank).read_text(errors="replace") if run.log(rank).exists() else agent_log(run, run.node_ranks[0])
     what = failed.facts.get("error") or last_error(log)
     step = STEPS[reached[-1]] if reached else describe(failed)
+    if "Address already in use" in what:
+        what += f"\nport {run.plan.port} or {run.plan.master_port} was taken after the checks; --port 0: any free one"
     return f"{named(run, rank)} {how_it_exited(code, out_of_memory)} while {step}\n{what}"
+
+
+def failed_by_itself(run: Run) -> str | None:
+    """The first rank that said what failed, where torchrun's agent did not live to say it."""
+    failed = [rank for rank in run.ranks() if "error" in rank.facts]
+    first = min(failed, key=lambda rank: rank.times["failed"], default=None)
+    if first is None:
+        return None
+    reached = [step for step in first.times if step != "failed"]
+    return f"{named(run, first.rank)} failed while {STEPS[reached[-1]]}\n{first.facts['error']}"
+
+
+def gone_rank(run: Run, events: dict[str, dict]) -> str | None:
+    pids = events.get("rank-gone", {"pids": []})["pids"]
+    gone = next((rank for rank in run.ranks() if rank.pid in pids), None)
+    if gone is None:
+        return None
+    log = run.log(gone.rank)
+    last = last_error(log.read_text(errors="replace")) if log.exists() else ""
+    return f"{named(run, gone.rank)} ended while {describe(gone)}, and torchrun's agent did not say how\n{last}"
 
 
 def lost_rank(run: Run) -> str | None:
@@ -100,15 +122,19 @@ def describe(rank: Rank) -> str:
 
 def how_it_exited(code: int, out_of_memory: bool = False) -> str:
     """``out_of_memory``: the kernel killed a process for want of memory while the run lived."""
+    known = {signum.value: signum.name for signum in signal.Signals}
+    if code - 128 in known:  # a rank that ends itself on a signal (serving/heartbeat.py)
+        return f"was told to stop by {known[code - 128]}"
     if code >= 0:
         return f"exited with code {code}"
-    known = {signum.value: signum.name for signum in signal.Signals}
     name = known.get(-code, f"signal {-code}")
     hint = ""
     if name == "SIGKILL":
         hint = " (by hand: the kernel killed nothing for want of memory)"
         if out_of_memory:
             hint = " (by the kernel, for want of memory: a smaller model, a larger split, or less KV cache)"
+    elif name == "SIGBUS":
+        hint = " (memory that is not there: is /dev/shm full? df -h /dev/shm)"
     return f"was killed by {name}{hint}"
 
 

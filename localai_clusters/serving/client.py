@@ -108,3 +108,5 @@ class LockstepClient(AsyncMPClient):
         self._heartbeat.stop()
         self.leader.operations.put(("stop", None))
         self.leader.join(timeout=SECONDS_TO_STOP)
+        if self.leader.is_alive():  # inside a collective: who still waits for tokens is told, or HTTP would wait too
+            self.deliver_error()

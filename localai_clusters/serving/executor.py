@@ -6,27 +6,25 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from vllm.distributed.parallel_state import get_pp_group, get_tp_group, get_world_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.model_executor.model_loader import base_loader
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
 from localai_clusters.launch.processes import shared_memory
-from localai_clusters.serving.heartbeat import Heartbeat
 from localai_clusters.serving.pipeline import Pipeline
 from localai_clusters.serving.process import Progress
 
 
-def executor_class(progress: Progress, heartbeat: Heartbeat) -> type[ExecutorWithExternalLauncher]:
-    """vLLM's torchrun executor, which also reports its steps, names its shared memory and starts the heartbeat."""
+def executor_class(progress: Progress) -> type[ExecutorWithExternalLauncher]:
+    """vLLM's torchrun executor, which also reports its steps and names its shared memory after the run."""
 
     class LockstepExecutor(ExecutorWithExternalLauncher):
         def _distributed_args(self) -> tuple[str, int, int]:
             progress.report("rendezvous")
             worker = self.driver_worker
 
-            def load_model() -> None:  # the first call after the process group is up
-                heartbeat.start(get_world_group().broadcast_object)
+            def load_model() -> None:
                 progress.report("weights")
                 with counting_weights() as counted:
                     worker.worker.load_model()

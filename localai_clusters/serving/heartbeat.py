@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from localai_clusters.serving.process import Rank
 
@@ -32,8 +32,10 @@ BEAT_SECONDS = 0.5
 NETWORK_SECONDS = 5.0
 SILENT_SECONDS = 6.0
 SILENT_SECONDS_STARTING = 60.0  # imports and compilers hold the interpreter; the guard sees a stopped process anyway
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 60.0  # for the first word of every rank: they start within seconds of each other
 HELLO_SECONDS = 3.0  # for whoever connects to say who it is
+MOST_STRANGERS = 64
+MEETING_KEY = "localai-clusters/heartbeat"
 STOP_SECONDS = 1.0  # between a rank that was told to stop and rank 0 being told too
 LONGEST_LINE = 4096
 # vLLM's own limit for one step of its multi-process executors (vllm/envs.py).
@@ -62,54 +64,107 @@ class Peer:
             self.connection.send(json.dumps(message).encode() + b"\n")
 
 
+@dataclass(slots=True)
+class Stranger:
+    """A connection that has not said yet whose it is."""
+
+    since: float
+    said: bytes = b""
+
+
+class Meeting(Protocol):
+    """Where ranks find each other: torchrun's store, of which this is a part."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+
 class Heartbeat:
-    """This rank's connections. ``on_loss`` is called once, with a sentence that names the lost rank."""
+    """This rank's connections. ``on_loss`` is called once, on its own thread, with a sentence naming the lost rank."""
 
     def __init__(self, rank: Rank, on_loss: Callable[[str], None]):
         self.on_loss = on_loss
         self._rank = rank
         self._peers: list[Peer] = []
+        self._strangers: dict[socket.socket, Stranger] = {}
+        self._server: socket.socket | None = None
+        self._token = ""
         self._selector = selectors.DefaultSelector()
         self._ended = threading.Event()
+        self._began = time.monotonic()
         self._turn, self._turn_began = STARTING, None
 
-    def start(self, broadcast: Callable[[Any], Any]) -> None:
-        """Connect every rank to rank 0. ``broadcast(x)`` returns rank 0's ``x`` on every rank; all must call this."""
+    def start(self, meeting: "Meeting") -> None:
+        """Begin to beat, on a thread of its own: nothing here waits for another rank."""
         if self._rank.world_size == 1:
             return
         if self._rank.rank == 0:
-            with socket.create_server((os.environ["VLLM_HOST_IP"], 0), backlog=self._rank.world_size) as server:
-                token = secrets.token_hex(16)
-                broadcast((server.getsockname()[:2], token, socket.gethostname()))
-                self._accept(server, token)
+            self._server = socket.create_server((os.environ["VLLM_HOST_IP"], 0), backlog=self._rank.world_size)
+            self._server.setblocking(False)
+            self._selector.register(self._server, selectors.EVENT_READ, self._accept)
+            self._token = secrets.token_hex(16)
+            address, port = self._server.getsockname()[:2]
+            meeting.set(MEETING_KEY, json.dumps([address, port, self._token, socket.gethostname()]))
         else:
-            address, token, host = broadcast(None)
-            self._connect(address, token, host)
-        for peer in self._peers:
-            self._selector.register(peer.connection, selectors.EVENT_READ, peer)
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+            self._end_on_sigterm()
+        self._began = time.monotonic()
+        threading.Thread(target=self._run, args=(meeting,), name="heartbeat", daemon=True).start()
 
-    def _accept(self, server: socket.socket, token: str) -> None:
-        server.settimeout(CONNECT_SECONDS)
-        while len(self._peers) < self._rank.world_size - 1:
-            connection, _ = server.accept()
-            connection.settimeout(HELLO_SECONDS)
-            hello = read_hello(connection)
-            if not secrets.compare_digest(str(hello.get("token")), token):
-                connection.close()  # not one of ours
-                continue
-            self._add(connection, hello["rank"], hello["node_rank"], hello["host"])
+    def _run(self, meeting: "Meeting") -> None:
+        problem = None if self._rank.rank == 0 else self._connect(meeting)
+        if problem is None:
+            problem = self._beat()
+        if problem is not None:
+            self._end(lost=problem[: LONGEST_LINE // 2])
+            self.on_loss(problem)
 
-    def _connect(self, address: tuple[str, int], token: str, host: str) -> None:
-        connection = socket.create_connection(address, timeout=CONNECT_SECONDS)
+    def _connect(self, meeting: "Meeting") -> str | None:
+        try:
+            address, port, token, host = json.loads(meeting.get(MEETING_KEY))
+            connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
+        except (OSError, RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+            return f"rank 0 on node 0 is out of reach: {str(error).splitlines()[0]}"
+        notice_a_dead_network(connection)
+        connection.setblocking(False)
         self._add(connection, 0, 0, host)
         hello = {"rank": self._rank.rank, "node_rank": self._rank.node_rank, "host": socket.gethostname()}
         self._peers[0].send(token=token, **hello)
+        return None
 
-    def _add(self, connection: socket.socket, rank: int, node_rank: int, host: str) -> None:
-        notice_a_dead_network(connection)
-        connection.setblocking(False)
-        self._peers.append(Peer(connection, rank, node_rank, host))
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._server.accept()
+            if len(self._strangers) >= MOST_STRANGERS:
+                connection.close()
+                return
+            notice_a_dead_network(connection)
+            connection.setblocking(False)
+            self._strangers[connection] = Stranger(time.monotonic())
+            self._selector.register(connection, selectors.EVENT_READ, lambda: self._greet(connection))
+
+    def _greet(self, connection: socket.socket) -> None:
+        """Take a connection's first line; one that does not hold the token is closed."""
+        stranger, data = self._strangers[connection], b""
+        with contextlib.suppress(OSError):
+            data = connection.recv(LONGEST_LINE)
+        stranger.said += data
+        line, newline, rest = stranger.said.partition(b"\n")
+        if not newline and data and len(stranger.said) < LONGEST_LINE:
+            return
+        self._selector.unregister(connection)
+        del self._strangers[connection]
+        hello = parse(line)
+        if not secrets.compare_digest(str(hello.get("token")), self._token):
+            connection.close()
+            return
+        self._add(connection, hello["rank"], hello["node_rank"], hello["host"]).unread = rest
+
+    def _add(self, connection: socket.socket, rank: int, node_rank: int, host: str) -> Peer:
+        peer = Peer(connection, rank, node_rank, host)
+        self._peers.append(peer)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._read(peer))
+        return peer
 
     # Called by the engine's thread.
     def step_begins(self, turn: int) -> None:
@@ -136,7 +191,7 @@ class Heartbeat:
             for peer in self._peers:
                 peer.send(**message)
 
-    def end_on_sigterm(self) -> None:
+    def _end_on_sigterm(self) -> None:
         """For ranks other than 0: on SIGTERM say so and end, also while the main thread waits inside a collective.
 
         The kernel's signal reaches the heartbeat's thread through a pipe, for Python's own handlers run on the
@@ -147,10 +202,16 @@ class Heartbeat:
         writer.setblocking(False)
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self._wakeup = (reader, writer)
-        self._selector.register(reader, selectors.EVENT_READ, None)
+        self._wakeup = writer
+        self._selector.register(reader, selectors.EVENT_READ, lambda: self._on_signal(reader))
 
-    def _beat(self) -> None:
+    def _on_signal(self, reader: socket.socket) -> None:
+        if signal.SIGTERM in reader.recv(64):
+            self._end(leaving=True)
+            os._exit(128 + signal.SIGTERM)
+
+    def _beat(self) -> str | None:
+        """Until the end; returns who was lost, None if this rank ends for a reason of its own."""
         next_beat = 0.0
         while not self._ended.is_set():
             now = time.monotonic()
@@ -159,17 +220,15 @@ class Heartbeat:
                 for peer in self._peers:
                     peer.send(turn=self._turn)
             for key, _ in self._selector.select(timeout=max(0.0, next_beat - time.monotonic())):
-                if key.data is None:
-                    self._end(leaving=True)
-                    os._exit(128 + signal.SIGTERM)
+                problem = key.data()
                 if self._ended.is_set():
-                    return
-                problem = self._read(key.data)
+                    return None
                 if problem:
-                    return self._lost(problem)
+                    return problem
             problem = self._judge()
             if problem:
-                return self._lost(problem)
+                return problem
+        return None
 
     def _read(self, peer: Peer) -> str | None:
         """Take what ``peer`` sent; returns why it is lost, None if it is not."""
@@ -190,8 +249,7 @@ class Heartbeat:
         *lines, peer.unread = (peer.unread + data).split(b"\n")
         if len(peer.unread) > LONGEST_LINE:
             return f"{peer} sent what is no heartbeat"
-        for line in lines:
-            message = json.loads(line)
+        for message in map(parse, lines):
             if "turn" in message:
                 peer.turn = message["turn"]
             elif "leaving" in message:
@@ -204,6 +262,13 @@ class Heartbeat:
 
     def _judge(self) -> str | None:
         now = time.monotonic()
+        for connection in [one for one, stranger in self._strangers.items() if now - stranger.since > HELLO_SECONDS]:
+            self._selector.unregister(connection)
+            del self._strangers[connection]
+            connection.close()
+        missing = set(range(1, self._rank.world_size)) - {peer.rank for peer in self._peers}
+        if self._rank.rank == 0 and missing and now - self._began > CONNECT_SECONDS:
+            return f"rank {min(missing)} has not been heard of for {CONNECT_SECONDS:.0f} s"
         for peer in self._peers:
             silent = now - peer.heard
             if peer.leaving_at is not None:
@@ -219,22 +284,13 @@ class Heartbeat:
             return f"step {self._turn} has not ended for {now - began:.0f} s; not arrived at it: {', '.join(behind)}"
         return None
 
-    def _lost(self, problem: str) -> None:
-        self._end(lost=problem[: LONGEST_LINE // 2])
-        self.on_loss(problem)
 
-
-def read_hello(connection: socket.socket) -> dict[str, Any]:
-    """The first line of a connection as a mapping; an empty one for anything else."""
-    line = b""
-    with contextlib.suppress(OSError, ValueError):
-        while not line.endswith(b"\n") and len(line) < LONGEST_LINE:
-            if not (byte := connection.recv(1)):
-                break
-            line += byte
-        hello = json.loads(line)
-        if isinstance(hello, dict):
-            return hello
+def parse(line: bytes) -> dict[str, Any]:
+    """One message; an empty one for anything else."""
+    with contextlib.suppress(ValueError):
+        message = json.loads(line)
+        if isinstance(message, dict):
+            return message
     return {}
 
 

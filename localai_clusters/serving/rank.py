@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 import time
+from datetime import timedelta
 
 from localai_clusters.machine import installed_backend
 from localai_clusters.models import BUILT_IN, find
-from localai_clusters.serving.heartbeat import Heartbeat
+from localai_clusters.serving.heartbeat import CONNECT_SECONDS, Heartbeat
 from localai_clusters.serving.process import Progress, Rank, start
 
 EXIT_LOST_PEER = 69  # BSD's EX_UNAVAILABLE
@@ -82,9 +83,16 @@ def follow(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -
     from localai_clusters.serving import lockstep
 
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    heartbeat.end_on_sigterm()
     lockstep.follow(config, progress, heartbeat)
     return 0
+
+
+def torchrun_store():
+    """A connection of our own to the store by which torchrun's agents met."""
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=CONNECT_SECONDS))
 
 
 def lose(progress: Progress, problem: str, client=None) -> None:
@@ -101,6 +109,8 @@ def lose(progress: Progress, problem: str, client=None) -> None:
 def run(argv: list[str], rank: Rank, progress: Progress, heartbeat: Heartbeat) -> int:
     """This rank's whole life; returns its exit code (2: the command does not add up)."""
     progress.report("import")
+    if rank.world_size > 1:
+        heartbeat.start(torchrun_store())
     try:
         args = parse(argv, rank.world_size)
     except ValueError as error:
