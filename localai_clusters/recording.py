@@ -132,7 +132,7 @@ def known_constraints(servers: Sequence[Server]) -> list[tuple[str, str]]:
     """(kind, sentence) of what the library knows the result to depend on."""
     server = servers[0]
     machine, plan, shape = server.machine, server.plan, server.model.shape
-    unsplit = rank_sizes(plan.with_(tensor_parallel_size=1, pipeline_parallel_size=1), shape)[0]
+    unsplit = rank_sizes(plan.with_(tensor_parallel_size=1, pipeline_parallel_size=1, nnodes=1), shape)[0]
     dtype = dtype_of(plan, shape)
     held = min(size.kv_tokens or 0 for size in rank_sizes(plan, shape))
     found = [("model-size", f"{plan.model}: the bytes of its weights were measured, not predicted.")]
@@ -155,6 +155,14 @@ def known_constraints(servers: Sequence[Server]) -> list[tuple[str, str]]:
     else:
         names = ", ".join(sorted({gpu.name for gpu in machine.gpus}))
         found.append(("backend", f"vLLM's CUDA backend ran on {len(machine.gpus)} GPUs ({names})."))
+    if any(server.run.nodes for server in servers):
+        found.append(
+            (
+                "backend",
+                "The nodes were namespaces of one machine, joined by a link of its kernel: their ranks met over a "
+                "network, and shared that machine's memory bandwidth and cores.",
+            )
+        )
     found.append(
         (
             "available-memory",

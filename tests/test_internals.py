@@ -86,6 +86,46 @@ def test_a_pipeline_stage_takes_its_buffers_from_the_model():
     assert "self.model.make_empty_intermediate_tensors(" in inspect.getsource(GPUModelRunner._dummy_run)
 
 
+def test_a_stage_sends_its_hidden_states_unless_its_runner_has_broadcast_the_logits():
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu_worker import Worker
+
+    runner, worker = inspect.getsource(GPUModelRunner.execute_model), inspect.getsource(Worker.execute_model)
+    assert "if not self.broadcast_pp_output:" in runner
+    assert 'parallel_config.distributed_executor_backend != "external_launcher"' in worker
+    assert "get_pp_group().isend_tensor_dict(" in worker
+    sampling = inspect.getsource(GPUModelRunner.sample_tokens)
+    assert "if self.execute_model_state is None:" in sampling  # an earlier stage has nothing to sample
+
+
+def test_an_earlier_stage_learns_the_tokens_from_the_scheduler():
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    assert "if self.use_pp and not self.scheduler_config.async_scheduling:" in inspect.getsource(
+        Scheduler._make_cached_request_data
+    )
+    assert "req_data.new_token_ids[i]" in inspect.getsource(GPUModelRunner._update_states)
+
+
+def test_what_is_scheduled_can_be_told_on_every_rank():
+    from dataclasses import fields
+
+    from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
+
+    def names(kind) -> set[str]:
+        return {field.name for field in fields(kind)}
+
+    assert {"num_scheduled_tokens", "scheduled_new_reqs", "scheduled_cached_reqs"} <= names(SchedulerOutput)
+    assert "block_ids" in names(NewRequestData) and "new_block_ids" in names(CachedRequestData)
+
+
+def test_a_regex_may_take_as_long_as_it_needs_where_the_limit_is_0():
+    import vllm.envs
+
+    assert "VLLM_REGEX_COMPILATION_TIMEOUT_S" in vllm.envs.environment_variables
+
+
 @pytest.fixture(scope="module")
 def fused_kernels():
     import vllm._custom_ops  # noqa: F401  loads the extension

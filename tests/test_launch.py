@@ -1,5 +1,6 @@
 """Real launches that end badly: whoever dies, nothing of the run is left, and the message says who and why."""
 
+import json
 import os
 import signal
 import socket
@@ -8,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from leftovers_of import SECONDS_TO_END, assert_nothing_left, leftovers_of, newest_run
 
 import localai_clusters as lac
 from localai_clusters.launch import leftovers, processes
-from localai_clusters.launch.run import LaunchError, runs_dir
-from localai_clusters.server import ServerError
+from localai_clusters.launch.ready import serving as serving_of
+from localai_clusters.launch.ready import wait_until_ready
+from localai_clusters.launch.run import LaunchError, Run, runs_dir
+from localai_clusters.launch.why import why_it_ended
+from localai_clusters.server import ServerError, base_url, with_ports
 
 PLAN = lac.ServePlan(tensor_parallel_size=2, dtype="float32", max_model_len=512, port=0, master_port=0)
 CLI = [str(Path(sys.executable).with_name("localai-clusters"))]
@@ -67,6 +72,36 @@ def test_a_rank_stopped_with_sigstop_does_not_outlive_stop():
         server.stop()
         assert time.monotonic() - started < SECONDS_TO_END
         assert_nothing_left(server.run, seconds=0)
+
+
+def test_ranks_that_no_longer_agree_end_the_server_with_a_clear_cause():
+    """Rank 1 draws from another seed. Greedy requests do not show it; the first sampled token does."""
+    plan = with_ports(PLAN.with_(kv_cache_memory_bytes=128 << 20))
+    torchrun = [sys.executable, "-m", *"torch.distributed.run --nproc-per-node=2 --master-port".split()]
+    script = str(Path(__file__).with_name("rank_with_its_own_seed.py"))
+    run = Run(plan, argv=[*torchrun, str(plan.master_port), script, *plan.rank_args()])
+    try:
+        with httpx.Client(base_url=base_url(plan), timeout=60) as client:
+            wait_until_ready(run, serving_of(client, plan.model), lambda ranks, seconds: None, seconds=120)
+            ask = {"model": plan.model, "prompt": "Hello", "max_tokens": 8}
+            assert client.post("/v1/completions", json=ask | {"temperature": 0}).status_code == 200
+            assert client.post("/v1/completions", json=ask | {"temperature": 1, "max_tokens": 64}).status_code == 500
+        wait_for(lambda: not run.is_running(), 10)
+    finally:
+        run.stop()
+    assert "rank 1 exited with code 1 while ready\nRanksDisagree: out of step with rank 0 after" in why_it_ended(run)
+    assert_nothing_left(run, seconds=0)
+
+
+def test_beyond_loopback_a_key_is_made_and_asked_for():
+    with lac.serve(PLAN.with_(host="0.0.0.0", tensor_parallel_size=1)) as server:
+        assert server.complete("Hello", max_tokens=2).token_ids
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Authorization": f"Bearer {server.api_key}"})
+        assert answer.status_code == 200 and len(server.api_key) >= 32
+    for path in filter(Path.is_file, server.run.dir.rglob("*")):
+        assert server.api_key not in path.read_text(errors="replace"), path.name
+    assert server.api_key not in repr(server) + json.dumps(server.to_dict())
 
 
 def test_an_exception_in_the_with_block_stops_the_server():

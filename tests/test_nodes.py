@@ -48,6 +48,22 @@ def tokens_of_one_rank():
         return server.complete(PROMPT, max_tokens=TOKENS, ignore_eos=True).token_ids
 
 
+def test_two_ranks_on_each_node_split_both_ways(two, tokens_of_one_rank):
+    """Tensor parallel inside each node, pipeline parallel across the link; the ranks of a node share its core here."""
+    plan = PLAN.with_(tensor_parallel_size=2, pipeline_parallel_size=2)
+    with lac.serve(plan, nodes=two, skip_checks=["devices"]) as server:
+        before = two.counters()
+        assert server.complete(PROMPT, max_tokens=TOKENS, ignore_eos=True).token_ids == tokens_of_one_rank
+        sent = [after.bytes_sent - then.bytes_sent for then, after in zip(before, two.counters(), strict=True)]
+        # A stage's output, 576 numbers of 4 bytes and the residual beside it, whole or in halves from each rank.
+        least = 2 * server.model.shape.hidden_size * 4 * TOKENS
+        assert least < sent[0] < 10 * least, (least, sent)
+        assert [rank.facts["host"] for rank in server.ranks()] == ["node0", "node0", "node1", "node1"]
+        record = lac.record(student="s1", chapter=7, lab="nodes", servers=[server], folder=server.run.dir).checkpoint
+        assert (record.evidence.nodes, record.evidence.ranks) == (2, 4)
+        assert any("namespaces of one machine" in constraint.sentence for constraint in record.constraints)
+
+
 def test_tensor_parallel_ranks_of_two_nodes_meet_over_the_link(two, tokens_of_one_rank):
     with lac.serve(PLAN.with_(tensor_parallel_size=2), nodes=two) as server:
         before = two.counters()

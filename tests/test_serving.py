@@ -3,7 +3,11 @@
 What a GPU does differently (NCCL, CUDA graphs, nvidia-smi) is not tested here.
 """
 
+import concurrent.futures
+import functools
+
 import httpx
+import openai
 import pytest
 from leftovers_of import assert_nothing_left
 
@@ -48,6 +52,35 @@ def test_pipeline_parallel_size_2_gives_the_greedy_tokens_of_one_rank(unsplit):
         check_memory(server)
         assert [rank.facts["layers"] for rank in server.ranks()] == [[0, 15], [15, 30]]
     assert_nothing_left(server.run)
+
+
+def test_tensor_and_pipeline_parallel_together_give_the_greedy_tokens_of_one_rank(unsplit):
+    """Four ranks; where there are fewer cores they share them, which preflight refuses and this test asks for."""
+    plan = PLAN.with_(tensor_parallel_size=2, pipeline_parallel_size=2)
+    with lac.serve(plan, skip_checks=["devices"]) as server:
+        answer = server.complete(PROMPTS[0], max_tokens=TOKENS, ignore_eos=True)
+        assert answer.token_ids == unsplit[1][0].token_ids
+        check_memory(server)
+        assert [rank.facts["layers"] for rank in server.ranks()] == [[0, 15], [0, 15], [15, 30], [15, 30]]
+
+
+def test_pipeline_stages_keep_several_requests_apart(unsplit):
+    """Two batches are in flight at once here, with logprobs, several choices and a JSON schema among them."""
+    with lac.serve(PLAN.with_(pipeline_parallel_size=2)) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        form = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema}}
+        message = [{"role": "user", "content": "Name a number."}]
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            ask = functools.partial(pool.submit, client.chat.completions.create, model="smollm2-135m", messages=message)
+            others = [ask(max_tokens=TOKENS, temperature=1.0, n=2, logprobs=True, top_logprobs=2) for _ in range(4)]
+            formed = ask(max_tokens=TOKENS, temperature=0, response_format=form)
+            greedy = pool.map(lambda prompt: server.complete(prompt, max_tokens=TOKENS, ignore_eos=True), PROMPTS)
+            same_tokens(unsplit, greedy)
+            assert formed.result().choices[0].message.content.lstrip().startswith("{")
+            for answer in (other.result() for other in others):
+                assert len(answer.choices) == 2
+                assert all(len(token.top_logprobs) == 2 for token in answer.choices[0].logprobs.content)
 
 
 def check_memory(server) -> None:
