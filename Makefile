@@ -3,11 +3,12 @@ STUDENT ?= $(or $(USER),student)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 STARTUP_ARGS ?=
+SOAK_ARGS ?=
 LOCK_ARGS ?=
 NOTEBOOKS = $(wildcard course/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test lint bench startup lock clean
+.PHONY: help setup run lab test lint soak bench startup lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +32,9 @@ test: lint ## lint, then the tests (PYTEST_ARGS="-k plan -x")
 lint: setup ## ruff, and notebooks committed without output
 	.venv/bin/ruff check localai_clusters tests bench
 	$(if $(NOTEBOOKS),.venv/bin/nbstripout --verify $(NOTEBOOKS))
+
+soak: setup ## 50 kills drawn from a seed, about 12 minutes (SOAK_ARGS="--seed 7 --count 200")
+	.venv/bin/python tests/kills.py --count 50 $(SOAK_ARGS)
 
 bench: setup ## measure serving against plain vLLM (BENCH_ARGS="--split tp --rounds 1")
 	.venv/bin/python -m bench.serve_ratio --markdown $(BENCH_ARGS)

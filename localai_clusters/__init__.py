@@ -20,6 +20,7 @@ _WHERE = {
     "ServePlan": "plan",
     "Machine": "machine",
     "serve": "server",
+    "join": "server",
     "Server": "server",
     "record": "recording",
     "prompts_for": "prompts",

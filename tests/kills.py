@@ -38,6 +38,7 @@ from localai_clusters.launch.run import Rank, read_rank, runs_dir
 CLI = str(Path(sys.executable).with_name("localai-clusters"))
 SECONDS_TO_ANSWER = 10.0  # from the kill until every client has got an error
 SECONDS_TO_SAY_WHY = 10.0  # from the kill until the launcher has ended with its message
+SECONDS_TO_MEET = 40.0  # in place of that where nodes wait for each other and have not met once
 SECONDS_TO_GIVE_UP = 30.0  # after that, to learn how long it takes when it takes too long
 SECONDS_UNTIL_READY = 120.0
 SECONDS_OF_IMPORT = 5.0  # half of a start passes between this step and the next
@@ -128,6 +129,8 @@ def expected(kill: Kill) -> tuple[int, str]:
         return 1, rf"{who} was stopped \(SIGSTOP\)"
     if name == "rank":
         return 1, rf"rank {number}{node} .*{kill.signal}"
+    if never_met(kill):
+        return 1, "the nodes have not met|out of reach: the network between the nodes does not answer"
     known = {
         "agent": rf"agent on node {number} (.* )?(exited with -9|was killed by SIGKILL)",
         "node": f"node {number}",
@@ -135,6 +138,11 @@ def expected(kill: Kill) -> tuple[int, str]:
         "link": "out of reach: the network between the nodes does not answer",
     }
     return 1, known[name]
+
+
+def never_met(kill: Kill) -> bool:
+    """Whether the link may be cut before the agents have met over it."""
+    return kill.target == "link" and kill.step == STARTED
 
 
 class Launcher:
@@ -329,10 +337,11 @@ def network_of(pid: int) -> int | None:
 
 def watch_the_launcher(outcome: Outcome, launcher: Launcher, killed_at: float) -> None:
     code, pattern = expected(outcome.kill)
+    seconds = SECONDS_TO_MEET if never_met(outcome.kill) else SECONDS_TO_SAY_WHY
     try:
-        launcher.process.wait(timeout=max(0.0, killed_at + SECONDS_TO_SAY_WHY - time.monotonic()))
+        launcher.process.wait(timeout=max(0.0, killed_at + seconds - time.monotonic()))
     except subprocess.TimeoutExpired:
-        outcome.problems.append(f"the launcher still runs {SECONDS_TO_SAY_WHY:.0f} s after the kill")
+        outcome.problems.append(f"the launcher still runs {seconds:.0f} s after the kill")
         try:
             launcher.process.wait(timeout=SECONDS_TO_GIVE_UP)
         except subprocess.TimeoutExpired:

@@ -1,12 +1,14 @@
 """launch/ready.py: when a run is ready, and what is said when it is not."""
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from test_why import RANK_1_WAS_KILLED, reached, run, write
 
+from localai_clusters.launch import ready
 from localai_clusters.launch.ready import answers, following, serving, wait_until_ready
 from localai_clusters.launch.run import LaunchError
 
@@ -86,6 +88,13 @@ def test_a_node_without_the_server_is_ready_when_its_ranks_follow(living):
     assert not following(living.ranks())
     reached(living, 1, "python", "ready")
     assert following(living.ranks())
+
+
+def test_nodes_of_this_machine_are_not_waited_for_as_other_machines_are(living, monkeypatch):
+    monkeypatch.setattr(ready, "SECONDS_UNTIL_NODES_MEET", 0.2)
+    living.nodes, living.started_at = ["up"], time.time()
+    with pytest.raises(LaunchError, match=r"the nodes have not met at 127\.0\.0\.1:29500 after 0 s; is the link"):
+        wait_until_ready(living, following, lambda ranks, seconds: None)
 
 
 def test_waiting_ends_with_the_run(run):

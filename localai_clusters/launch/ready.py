@@ -9,6 +9,7 @@ from localai_clusters.launch.run import LaunchError, Rank, Run
 from localai_clusters.launch.why import describe, why_it_ended
 
 SECONDS_UNTIL_READY = 900.0  # a 70B model is read from disk in minutes
+SECONDS_UNTIL_NODES_MEET = 30.0  # of one machine, all started at once; other machines are waited for
 OnProgress = Callable[[Sequence[Rank], float], None]  # ranks, seconds since the start
 
 
@@ -30,6 +31,13 @@ def wait_until_ready(
             raise LaunchError(why_it_ended(run), run.dir)
         if is_ready(ranks):
             return time.time() - run.started_at
+        if run.nodes and elapsed > SECONDS_UNTIL_NODES_MEET and not any(steps):
+            where = f"{run.plan.master_addr}:{run.plan.master_port}"
+            raise LaunchError(
+                f"the nodes have not met at {where} after {elapsed:.0f} s; is the link between them cut?\n"
+                f"localai-clusters nodes status\nlogs: {run.dir}",
+                run.dir,
+            )
         if elapsed > seconds:
             raise LaunchError(
                 f"not ready after {seconds:.0f} s; "

@@ -1,6 +1,7 @@
 """What vLLM's HTTP server talks to: vLLM's own client of an engine process, with the leader's thread in its place."""
 
 import asyncio
+import threading
 import uuid
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from localai_clusters.serving.lockstep import Leader
 from localai_clusters.serving.process import Progress
 
 SECONDS_TO_STOP = 1.5  # the launcher waits 5 s for everything
+SECONDS_TO_TELL = 0.5
 
 
 class LockstepClient(AsyncMPClient):
@@ -36,6 +38,7 @@ class LockstepClient(AsyncMPClient):
         self._kv_event_sources: dict = {}
         self._engine_status: dict = {}
         self.outputs_queue: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
+        self._told = threading.Event()
         self._loop = asyncio.get_running_loop()
         if renderer is not None:
             renderer.start_mm_warmup_in_background()
@@ -80,6 +83,7 @@ class LockstepClient(AsyncMPClient):
     async def get_output_async(self) -> EngineCoreOutputs:
         outputs = await self.outputs_queue.get()
         if isinstance(outputs, Exception):
+            self._told.set()
             raise outputs
         return outputs
 
@@ -104,9 +108,12 @@ class LockstepClient(AsyncMPClient):
         return await future
 
     def shutdown(self, timeout: float | None = None) -> None:
-        """Tell every rank to stop. Bounded: a rank that died leaves the others inside a collective."""
+        """Tell every rank to stop, and whoever waits for tokens that none will come, or HTTP would wait with them.
+
+        Bounded: a rank that died leaves the others inside a collective.
+        """
         self._heartbeat.stop()
         self.leader.operations.put(("stop", None))
+        self.deliver_error()
+        self._told.wait(timeout=SECONDS_TO_TELL)  # vLLM cancels the task that passes it on once this returns
         self.leader.join(timeout=SECONDS_TO_STOP)
-        if self.leader.is_alive():  # inside a collective: who still waits for tokens is told, or HTTP would wait too
-            self.deliver_error()

@@ -122,7 +122,7 @@ class Heartbeat:
     def _connect(self, meeting: "Meeting") -> str | None:
         try:
             address, port, token, host = json.loads(meeting.get(MEETING_KEY))
-            connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
+            connection = socket.create_connection((address, port), timeout=NETWORK_SECONDS)
         except (OSError, RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
             return f"rank 0 on node 0 is out of reach: {str(error).splitlines()[0]}"
         notice_a_dead_network(connection)

@@ -114,11 +114,12 @@ class Lockstep:
     def step(self) -> dict[int, EngineCoreOutputs]:
         outputs, executed = self.core.step_fn()
         self.core.post_step(executed)
-        if not executed and outputs is None and self.core.scheduler.has_requests():
-            time.sleep(0.001)  # a KV connector is moving blocks: let its threads run
         outputs = outputs or {}
-        for output in (one for delivered in outputs.values() for one in delivered.outputs):
+        came_out = [output for delivered in outputs.values() for output in delivered.outputs]
+        for output in came_out:
             self._note(output.request_id, output.new_token_ids)
+        if not executed and not came_out and self.core.scheduler.has_requests():
+            time.sleep(0.001)  # a KV connector is moving blocks: let its threads run
         return outputs
 
     def prepare(self, request: EngineCoreRequest) -> None:
@@ -130,11 +131,14 @@ class Lockstep:
         self._prepared[request.request_id] = prepared
 
     def apply(self, operation: Operation) -> Any:
-        """Apply one operation; what a call raises is the same on every rank."""
+        """Apply one operation. ``RanksDisagree`` is fatal; whatever else it raises is the same on every rank."""
         kind, payload = operation
         if kind == "add":
             if payload.request_id not in self._prepared:
-                self.prepare(payload)
+                try:
+                    self.prepare(payload)
+                except Exception as error:
+                    raise RanksDisagree(f"refused a request that rank 0 has taken: {error}") from error
             self.core.add_request(*self._prepared.pop(payload.request_id))
         elif kind == "abort":
             for request_id in payload:  # vLLM frees several in the order of a set, which each process orders otherwise
@@ -170,9 +174,9 @@ def follow(config: VllmConfig, progress: Progress, heartbeat: Heartbeat) -> None
                 return
             try:
                 lockstep.apply(operation)
+            except RanksDisagree:
+                raise
             except Exception:
-                if operation[0] == "add":  # the leader has taken it
-                    raise
                 logger.info("%s refused, as on rank 0", operation[0])
         if lockstep.has_work():
             lockstep.step()
@@ -251,20 +255,21 @@ class Leader(threading.Thread):
 
     def _apply(self, lockstep: Lockstep, operation: Operation) -> None:
         kind, payload = operation
-        if kind != "call":
-            lockstep.apply(operation)
-            return
-        running, result, error = list(lockstep.core.scheduler.requests), None, None
+        running = list(lockstep.core.scheduler.requests) if kind == "call" else []
+        result = error = None
         try:
             result = lockstep.apply(operation)
         except Exception as exception:
-            logger.exception("the engine refused: %s", payload[1])
+            logger.exception("the engine refused: %s", kind)
             error = exception
-        # vLLM's engine process tells the clients of requests that a call ends (/pause, /sleep); this engine has none.
-        gone = [request_id for request_id in running if request_id not in lockstep.core.scheduler.requests]
-        if gone:
-            self._client.deliver(ended(gone, FinishReason.ABORT))
-        self._client.deliver_result(payload[0], result, error)
+        if kind == "add" and error is not None:
+            self._client.deliver(ended([payload.request_id], FinishReason.ERROR))
+        elif kind == "call":
+            # A call can end requests (/pause, /sleep); in vLLM its engine process tells their clients, here the leader.
+            gone = [request_id for request_id in running if request_id not in lockstep.core.scheduler.requests]
+            if gone:
+                self._client.deliver(ended(gone, FinishReason.ABORT))
+            self._client.deliver_result(payload[0], result, error)
 
 
 def ended(request_ids: Iterable[str], reason: FinishReason) -> EngineCoreOutputs:

@@ -9,13 +9,14 @@ import argparse
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from datetime import timedelta
 
 from localai_clusters.machine import installed_backend
 from localai_clusters.models import BUILT_IN, find
-from localai_clusters.serving.heartbeat import CONNECT_SECONDS, Heartbeat
+from localai_clusters.serving.heartbeat import CONNECT_SECONDS, NETWORK_SECONDS, Heartbeat
 from localai_clusters.serving.process import Progress, Rank, start
 
 EXIT_LOST_PEER = 69  # BSD's EX_UNAVAILABLE
@@ -92,6 +93,11 @@ def torchrun_store():
     from torch.distributed import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:  # the store is there, for the agents have met; torch would try for minutes
+        socket.create_connection((address, port), timeout=NETWORK_SECONDS).close()
+    except OSError as error:
+        problem = f"{address}:{port} is out of reach: the network between the nodes does not answer"
+        raise ConnectionError(f"{problem} ({error})") from error
     return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=CONNECT_SECONDS))
 
 
