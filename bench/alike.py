@@ -22,14 +22,15 @@ from localai_clusters.plan import ServePlan
 from localai_clusters.preflight.situation import settle
 from localai_clusters.server import base_url
 
+BUILT_IN = "smollm2-135m"
 SPLITS = {"tp": {"tensor_parallel_size": 2}, "pp": {"pipeline_parallel_size": 2}, "none": {}}
 MAX_MODEL_LEN = 2048
 SECONDS_UNTIL_READY = 180
 
 
-def plan_for(split: str, dtype: str) -> ServePlan:
-    """The built-in model over two ranks (``tp``, ``pp``) or one (``none``), on any free ports."""
-    plan = ServePlan(**SPLITS[split], dtype=dtype, max_model_len=MAX_MODEL_LEN, port=0, master_port=0)
+def plan_for(split: str, dtype: str, model: str = BUILT_IN) -> ServePlan:
+    """``model`` over two ranks (``tp``, ``pp``) or one (``none``), on any free ports."""
+    plan = ServePlan(model=model, **SPLITS[split], dtype=dtype, max_model_len=MAX_MODEL_LEN, port=0, master_port=0)
     return settle(plan, find(plan.model).shape, Machine.now())
 
 

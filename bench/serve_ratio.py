@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench.alike import memory_bytes, plan_for, seconds_to_ready, torchrun_server, vllm_serve
+from bench.alike import BUILT_IN, memory_bytes, plan_for, seconds_to_ready, torchrun_server, vllm_serve
 from bench.ratios import GIB, Figures, markdown, medians, plain, ratios, rows
 from localai_clusters.bench import load
 from localai_clusters.launch.run import Run
@@ -110,12 +110,13 @@ def main() -> None:
     parser.add_argument("--streams", type=number, nargs="+", default=[1, 4, 16, 64], help="requests at a time")
     parser.add_argument("--rounds", type=number, default=3)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--model", default=BUILT_IN, help="a built-in name, a folder or a Hugging Face id")
     parser.add_argument("--json", action="store_true", help="every round's figures: seconds, bytes, tokens per second")
     parser.add_argument("--markdown", action="store_true", help="tables to paste into a page")
     arguments = parser.parse_args()
 
     splits = ("tp", "pp") if arguments.split == "both" else (arguments.split,)
-    plans = [plan_for(split, arguments.dtype) for split in splits]
+    plans = [plan_for(split, arguments.dtype, arguments.model) for split in splits]
     found = compare(plans, arguments.rounds, arguments.streams)
     middle = {label: {name: medians(many) for name, many in sides.items()} for label, sides in found.items()}
     at = setting(plans[0], arguments.rounds)
