@@ -108,24 +108,31 @@ def doctor(json_: bool) -> None:
     sys.exit(HOLDS if diagnosis.ok else DOES_NOT_HOLD)
 
 
+def node_rank_option(function):
+    return click.option(
+        "--node-rank", type=int, default=0, show_default=True, help="Which node of the plan this machine is."
+    )(function)
+
+
 @main.command()
 @plan_options
+@node_rank_option
 @as_json
-def preflight(json_: bool, api_key: str | None, **plan) -> None:
+def preflight(json_: bool, node_rank: int, api_key: str | None, **plan) -> None:
     """Check a plan; start nothing.
 
     Example:  localai-clusters preflight --model smollm2-135m-published -tp 2
     """
     from localai_clusters.preflight import preflight as check
 
-    report = check(ServePlan(**plan), api_key=api_key)
+    report = check(ServePlan(**plan), api_key=api_key, node_rank=node_rank)
     show(report, json_)
     sys.exit(HOLDS if report.ok else DOES_NOT_HOLD)
 
 
 @main.command()
 @plan_options
-@click.option("--node-rank", type=int, default=0, show_default=True, help="Which node of the plan this machine is.")
+@node_rank_option
 @click.option("--on-nodes", is_flag=True, help="Serve on the nodes of this machine that `nodes up` made.")
 @click.option("--skip-check", multiple=True, metavar="CHECK", help="Launch although this check fails.")
 @as_json
@@ -154,10 +161,10 @@ def serve(
         if nodes is None:
             raise ValueError("no nodes are up on this machine; localai-clusters nodes up")
     elif node_rank == 0 and plan.nnodes > 1:
+        servers.preflight(plan, api_key=api_key).raise_if_failed(skip_check)
         plan = servers.with_ports(plan)  # chosen here, for every node must know it
-        click.echo(
-            "\n\n".join(["on the other nodes:", *map(plan.serve_command, range(1, plan.nnodes))]) + "\n", err=True
-        )
+        commands = [plan.serve_command(other) for other in range(1, plan.nnodes)]
+        click.echo("\n\n".join(["on the other nodes:", *commands]) + "\n", err=True)
     with as_interrupt():
         if node_rank > 0:
             run = servers.join(plan, node_rank, skip_checks=skip_check)
@@ -176,16 +183,16 @@ def serve(
 
 
 def say_what_is_served(server, given_key: str | None, as_json: bool) -> None:
-    for warning in (verdict for verdict in server.report.verdicts if verdict.status == "warn"):
-        click.echo(
-            f"warning: {warning.message}; {warning.fix}" if warning.fix else f"warning: {warning.message}", err=True
-        )
+    for verdict in server.report.verdicts:
+        if verdict.status == "warn":
+            click.echo(f"warning: {'; '.join(filter(None, (verdict.message, verdict.fix)))}", err=True)
+    made_key = None if given_key else server.api_key
     if as_json:
-        click.echo(json.dumps(server.to_dict()))
+        click.echo(json.dumps(server.to_dict() | ({"api_key": made_key} if made_key else {})))
         return
     click.echo(f"OpenAI API at {server.url}/v1, model {server.plan.model}; logs in {server.run.dir}")
-    if server.api_key and not given_key:
-        click.echo(f"API key, shown this once: {server.api_key}")
+    if made_key:
+        click.echo(f"API key, shown this once: {made_key}")
     click.echo(f"{server.memory()}\nCtrl-C stops it")
 
 
