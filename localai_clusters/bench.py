@@ -60,7 +60,7 @@ class Load:
         latency = "; ".join(f"{what} {t.p50 * 1e3:.0f} ms, p99 {t.p99 * 1e3:.0f}" for what, t in times if t)
         return (
             f"{self.tokens_per_second:.0f} tokens/s with {self.concurrency} requests at a time "
-            f"({self.requests} requests, {self.output_tokens} tokens, {self.seconds:.1f} s; {latency})"
+            f"({self.requests} requests, {self.output_tokens} tokens, {self.seconds:.1f} s)\n{latency}"
         )
 
     __repr__ = __str__
