@@ -38,6 +38,9 @@ class Store:
     def get(self, key):
         return meeting
 
+    def check(self, keys):
+        return True
+
 beats.start(Store())
 beats.built()
 print("started", flush=True)
@@ -175,13 +178,36 @@ def test_a_rank_that_never_comes_is_missed(job, monkeypatch):
 def test_a_meeting_place_out_of_reach_is_named(monkeypatch):
     losses: queue.Queue[str] = queue.Queue()
 
-    def get(key):
+    def check(keys):
         raise RuntimeError("wait timeout after 60000ms\nmore")
 
     lonely = Heartbeat(Rank(1, 0, 2, 1, 1, 2), losses.put)
     monkeypatch.setattr(lonely, "_end_on_sigterm", lambda: None)  # this process keeps its own handler
-    lonely.start(SimpleNamespace(get=get))
+    lonely.start(SimpleNamespace(check=check))
     assert losses.get(timeout=SECONDS) == "rank 0 on node 0 is out of reach: wait timeout after 60000ms"
+
+
+def test_a_rank_0_that_never_says_where_it_is_is_missed(monkeypatch):
+    monkeypatch.setattr(heartbeat, "CONNECT_SECONDS", 0.5)
+    losses: queue.Queue[str] = queue.Queue()
+    lonely = Heartbeat(Rank(1, 0, 2, 1, 1, 2), losses.put)
+    monkeypatch.setattr(lonely, "_end_on_sigterm", lambda: None)
+    lonely.start(SimpleNamespace(check=lambda keys: False))
+    assert losses.get(timeout=SECONDS) == "rank 0 on node 0 has not been heard of for 0 s"
+
+
+NOBODY_YET = RANK_1.replace("return True", "return False").replace("beats.built()", "")
+
+
+@pytest.mark.parametrize("waits_in", ["input()", "import ctypes; ctypes.CDLL(None).pause()"])
+def test_sigterm_ends_a_rank_that_still_looks_for_rank_0(waits_in):
+    command = [sys.executable, "-c", NOBODY_YET.replace("for command in sys.stdin", f"{waits_in}\nfor _ in ()")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rank_1:
+        rank_1.stdin.write("\n")
+        rank_1.stdin.flush()
+        assert rank_1.stdout.readline() == "started\n"
+        rank_1.send_signal(signal.SIGTERM)
+        assert rank_1.wait(timeout=SECONDS) == 128 + signal.SIGTERM
 
 
 def test_one_rank_alone_opens_no_port(monkeypatch):

@@ -74,6 +74,22 @@ def test_shared_memory_is_named_after_the_last_colon_of_the_init_method():
     assert 'init_method.split(":")[-1]' in inspect.getsource(CPUWorker.init_device)
 
 
+def test_pythons_shared_memory_can_be_named_after_the_run(monkeypatch):
+    from multiprocessing import shared_memory
+
+    from localai_clusters.serving.process import name_shared_memory
+
+    for name in ("_SHM_NAME_PREFIX", "_SHM_SAFE_NAME_LENGTH"):
+        monkeypatch.setattr(shared_memory, name, getattr(shared_memory, name))  # put back afterwards
+    name_shared_memory("1123-120000-abc123")
+    segments = [shared_memory.SharedMemory(create=True, size=1) for _ in range(2)]
+    for segment in segments:
+        segment.close()
+        segment.unlink()
+        assert segment.name.startswith("lac-1123-120000-abc123-")
+    assert segments[0].name != segments[1].name
+
+
 def test_weights_can_be_counted_before_they_are_packed():
     from vllm.model_executor.model_loader import base_loader
 

@@ -79,6 +79,8 @@ class Meeting(Protocol):
 
     def get(self, key: str) -> bytes: ...
 
+    def check(self, keys: list[str]) -> bool: ...
+
 
 class Heartbeat:
     """This rank's connections. ``on_loss`` is called once, on its own thread, with a sentence naming the lost rank."""
@@ -121,6 +123,11 @@ class Heartbeat:
 
     def _connect(self, meeting: "Meeting") -> str | None:
         try:
+            while not meeting.check([MEETING_KEY]):  # and not simply get(), which would not hear a signal
+                for key, _ in self._selector.select(timeout=BEAT_SECONDS / 5):
+                    key.data()
+                if time.monotonic() - self._began > CONNECT_SECONDS:
+                    return f"rank 0 on node 0 has not been heard of for {CONNECT_SECONDS:.0f} s"
             address, port, token, host = json.loads(meeting.get(MEETING_KEY))
             connection = socket.create_connection((address, port), timeout=NETWORK_SECONDS)
         except (OSError, RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
@@ -200,15 +207,18 @@ class Heartbeat:
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self._leave())
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._wakeup = writer
         self._selector.register(reader, selectors.EVENT_READ, lambda: self._on_signal(reader))
 
     def _on_signal(self, reader: socket.socket) -> None:
         if signal.SIGTERM in reader.recv(64):
-            self._end(leaving=True)
-            os._exit(128 + signal.SIGTERM)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._end(leaving=True)
+        os._exit(128 + signal.SIGTERM)
 
     def _beat(self) -> str | None:
         """Until the end; returns who was lost, None if this rank ends for a reason of its own."""

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import shared_memory
 from pathlib import Path
 
 from localai_clusters.launch import journal, processes
@@ -85,6 +86,12 @@ def pin_to_cores(rank: Rank) -> list[int]:
     return cpus
 
 
+def name_shared_memory(run_id: str) -> None:
+    """Let Python name its segments (vLLM's message queues) after the run: then a killed run's are found."""
+    shared_memory._SHM_NAME_PREFIX = f"/lac-{run_id}-"
+    shared_memory._SHM_SAFE_NAME_LENGTH = len(shared_memory._SHM_NAME_PREFIX) + 16  # Linux allows 255
+
+
 COMPILATION_FLAGS = ("--compilation-config", "--compilation_config", "-cc", "-O")
 
 
@@ -119,6 +126,8 @@ def start() -> tuple[Rank, Progress]:
     run_dir = Path(os.environ["LAC_RUN_DIR"]) if os.environ.get("LAC_RUN_DIR") else None
     if run_dir:
         redirect_output(run_dir / f"rank{rank.rank}.log")
+    if os.environ.get("LAC_RUN_ID"):
+        name_shared_memory(os.environ["LAC_RUN_ID"])
     progress = Progress(rank, run_dir)
     backend = installed_backend()
     names = set_environment(rank, sys.argv[1:], backend)
