@@ -9,7 +9,7 @@
 Importing it costs no torch and no vLLM; the names below are loaded when they are first used.
 """
 
-import importlib
+from localai_clusters import lazy
 
 # Not lazily: the function's name is its package's too, and whichever is bound last wins.
 from localai_clusters.preflight import preflight
@@ -28,13 +28,4 @@ _WHERE = {
     "split_map": "picture",
 }
 __all__ = [*_WHERE, "preflight", "__version__"]
-
-
-def __getattr__(name: str):
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy.names(__name__, _WHERE, "preflight", "__version__")

@@ -6,6 +6,7 @@ shares the machine with the server: aiohttp took 60 us of CPU per chunk where ht
 
 import asyncio
 import json
+import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from localai_clusters.errors import PlainError
+from localai_clusters.errors import PlainError, server_words
 from localai_clusters.plan import check_size
 
 # Different words at the start of each prompt, so that prefix caching does not answer for the model.
@@ -127,7 +128,7 @@ async def _stream(session: aiohttp.ClientSession, url: str, body: dict[str, Any]
     try:
         async with session.post(url, json=body) as answer:
             if answer.status != 200:
-                raise LoadError(f"the server answered {answer.status}: {_words(await answer.text())}")
+                raise LoadError(f"the server answered {answer.status}: {server_words(await answer.text())}")
             async for line in answer.content:
                 if not line.startswith(b"data:"):
                     continue
@@ -137,7 +138,7 @@ async def _stream(session: aiohttp.ClientSession, url: str, body: dict[str, Any]
                     continue  # to the answer's very end, or its connection cannot be used again
                 chunk = json.loads(data)
                 if chunk.get("error"):
-                    raise LoadError(f"the server broke an answer off: {_words(data.decode())}")
+                    raise LoadError(f"the server broke an answer off: {server_words(data.decode())}")
                 if chunk.get("choices"):
                     times.append(time.perf_counter())
                 elif chunk.get("usage"):
@@ -152,19 +153,7 @@ async def _stream(session: aiohttp.ClientSession, url: str, body: dict[str, Any]
 
 def spread(times: Sequence[float]) -> Spread:
     """Percentiles of at least one time, interpolated between neighbours as numpy and ``vllm bench serve`` do."""
-    ordered = sorted(times)
-
-    def percentile(share: float) -> float:
-        below, rest = divmod(share * (len(ordered) - 1), 1)
-        lower, upper = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
-        return lower + rest * (upper - lower)
-
-    return Spread(percentile(0.50), percentile(0.99))
-
-
-def _words(text: str) -> str:
-    """vLLM's own words in an error, else the text as it came."""
-    try:
-        return json.loads(text)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return text[:500]
+    if len(times) == 1:
+        return Spread(times[0], times[0])
+    hundredths = statistics.quantiles(times, n=100, method="inclusive")
+    return Spread(hundredths[49], hundredths[98])

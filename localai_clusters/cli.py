@@ -154,6 +154,8 @@ def serve(
 
     plan, nodes = ServePlan(**plan), None
     plan.check_node_rank(node_rank)
+    if on_nodes and node_rank > 0:
+        raise ValueError("--on-nodes starts every node; --node-rank is for other machines, leave one of them out")
     if on_nodes:
         from localai_clusters.launch import nodes as local_nodes
 
@@ -190,7 +192,7 @@ def say_what_is_served(server, given_key: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(server.to_dict() | ({"api_key": made_key} if made_key else {})))
         return
-    click.echo(f"OpenAI API at {server.url}/v1, model {server.plan.model}; logs in {server.run.dir}")
+    click.echo(f"OpenAI API at {server.url}/v1, model {server.plan.served_name}; logs in {server.run.dir}")
     if made_key:
         click.echo(f"API key, shown this once: {made_key}")
     click.echo(f"{server.memory()}\nCtrl-C stops it")

@@ -18,8 +18,7 @@ MAX_RANKS = 4096  # far above any real job; a slip of the keyboard must not make
 # What rank_args() writes itself. Given once more, argparse would take the last one and the plan would be wrong.
 OWN_FLAGS = frozenset(
     "--model --tensor-parallel-size -tp --pipeline-parallel-size -pp --dtype --max-model-len --gpu-memory-utilization "
-    "--kv-cache-memory-bytes --quantization -q --host --port --distributed-executor-backend --served-model-name "
-    "--api-key".split()
+    "--kv-cache-memory-bytes --quantization -q --host --port --distributed-executor-backend --api-key".split()
 )
 
 
@@ -200,6 +199,15 @@ class ServePlan:
     def is_loopback(self) -> bool:
         """Whether the server can be reached from this machine only."""
         return is_loopback(self.host)
+
+    @property
+    def served_name(self) -> str:
+        """The name that requests give the model: the first of vLLM's ``--served-model-name``, else ``model``."""
+        for number, argument in enumerate(self.extra_args):
+            flag, _, value = argument.partition("=")
+            if flag.replace("_", "-") == "--served-model-name":
+                return value or next(iter(self.extra_args[number + 1 :]), self.model)
+        return self.model
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from localai_clusters import observe, sizing
-from localai_clusters.errors import PlainError
+from localai_clusters.errors import PlainError, server_words
 from localai_clusters.launch.ready import following, serving, wait_until_ready
 from localai_clusters.launch.run import Rank, Run
 from localai_clusters.launch.why import why_it_ended
@@ -115,7 +115,7 @@ class Server:
 
         requests = 4 * concurrency if requests is None else requests
         try:
-            result = load(self.url, self.plan.model, concurrency, requests, max_tokens, self._headers())
+            result = load(self.url, self.plan.served_name, concurrency, requests, max_tokens, self._headers())
         except LoadError as error:
             raise ServerError(f"the load test of {self.url} failed: {error}") from error
         self.loads.append(result)
@@ -164,7 +164,7 @@ class Server:
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
         if self._client.is_closed:
             raise ServerError("this server was stopped and its connection is closed; serve the plan again")
-        body = {"model": self.plan.model, "temperature": 0.0, "return_token_ids": True, **body}
+        body = {"model": self.plan.served_name, "temperature": 0.0, "return_token_ids": True, **body}
         started = time.perf_counter()
         try:
             answer = self._client.post(path, json=body)
@@ -173,7 +173,7 @@ class Server:
                 raise ServerError(f"the server is gone: {why_it_ended(self.run)}") from error
             raise ServerError(f"no answer from {self.url}{path}: {error}") from error
         if answer.status_code != 200:
-            raise ServerError(f"the server answered {answer.status_code}: {error_message(answer)}")
+            raise ServerError(f"the server answered {answer.status_code}: {server_words(answer.text)}")
         return answer.json(), time.perf_counter() - started
 
     def _keep(self, prompt, text, choice, logprobs, seconds, form, prompt_token_ids, body) -> Completion:
@@ -223,7 +223,7 @@ def serve(
     server = Server(run, model, report, client, api_key)
     try:
         seconds = wait_until_ready(
-            run, serving(client, plan.model), lambda ranks, elapsed: show(startup_text(ranks, elapsed, run.plan))
+            run, serving(client, plan.served_name), lambda ranks, elapsed: show(startup_text(ranks, elapsed, run.plan))
         )
     except BaseException:  # a Ctrl-C too
         server._stop()
@@ -305,14 +305,6 @@ def base_url(plan: ServePlan) -> str:
     """Where this machine reaches the server."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(plan.host, plan.host)
     return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{plan.port}"
-
-
-def error_message(answer: httpx.Response) -> str:
-    """vLLM's own words in an error answer."""
-    try:
-        return answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:500]
 
 
 def _stop(run: Run, client: httpx.Client) -> None:

@@ -225,8 +225,9 @@ def test_bad_usage_is_exit_code_2(arguments):
         (["-tp", "2", "--nnodes", "2", *FREE], 1, "--master-addr"),
         (["-tp", "2", "--nnodes", "2", "--node-rank", "2"], 2, "it runs from 0 to 1"),
         (["-tp", "2", "--on-nodes"], 2, "localai-clusters nodes up"),
+        (["-tp", "2", "--nnodes", "2", "--on-nodes", "--node-rank", "1"], 2, "leave one of them out"),
     ],
-    ids=["TP=3", "nine heads", "foreign host", "memory", "loopback meeting", "third of two nodes", "no nodes"],
+    ids=["TP=3", "nine heads", "foreign host", "memory", "loopback meeting", "third of two nodes", "no nodes", "both"],
 )
 def test_serve_refuses_before_anything_starts(arguments, code, words, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))

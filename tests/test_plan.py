@@ -249,3 +249,17 @@ def test_an_unknown_field_is_refused_with_the_known_ones():
 
 def test_extra_args_given_as_a_list_make_an_equal_plan():
     assert ServePlan(extra_args=["--seed", "1"]) == ServePlan(extra_args=("--seed", "1"))
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "name"),
+    [
+        ((), "org/m"),
+        (("--seed", "1"), "org/m"),
+        (("--served-model-name", "house", "home"), "house"),
+        (("--seed", "1", "--served_model_name=house"), "house"),
+        (("--served-model-name",), "org/m"),  # vLLM refuses it
+    ],
+)
+def test_requests_ask_for_the_name_that_vllm_is_told_to_serve(extra_args, name):
+    assert ServePlan(model="org/m", extra_args=extra_args).served_name == name

@@ -31,8 +31,9 @@ def unsplit():
 
 @pytest.fixture(scope="module")
 def tensor():
-    """TP=2, running."""
-    with lac.serve(PLAN.with_(tensor_parallel_size=2)) as server:
+    """TP=2, running, with one of vLLM's own flags."""
+    plan = PLAN.with_(tensor_parallel_size=2, extra_args=("--served-model-name", "house-model"))
+    with lac.serve(plan) as server:
         yield server
 
 
@@ -119,7 +120,7 @@ def test_the_server_listens_on_loopback_only(tensor):
 
 def test_health_models_and_metrics(tensor):
     assert httpx.get(f"{tensor.url}/health").status_code == 200
-    assert [m["id"] for m in httpx.get(f"{tensor.url}/v1/models").json()["data"]] == ["smollm2-135m"]
+    assert [m["id"] for m in httpx.get(f"{tensor.url}/v1/models").json()["data"]] == ["house-model"]
     assert "vllm:generation_tokens_total" in tensor.metrics()
 
 

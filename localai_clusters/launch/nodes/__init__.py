@@ -13,7 +13,7 @@ addresses 127.0.0.1, 127.0.0.2, ... and share everything but their cores.
 Importing it loads nothing; the names below are loaded when they are first used.
 """
 
-import importlib
+from localai_clusters import lazy
 
 _WHERE = {
     "Node": "state",
@@ -25,13 +25,4 @@ _WHERE = {
     "down": "cluster",
 }
 __all__ = list(_WHERE)
-
-
-def __getattr__(name: str):
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy.names(__name__, _WHERE)

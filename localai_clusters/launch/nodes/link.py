@@ -14,8 +14,8 @@ SECONDS_TO_WIRE = 20.0
 
 def check_link(rate_mbit: float | None, delay_ms: float) -> None:
     """Raises ``ValueError`` for a rate or delay that no link has."""
-    if rate_mbit is not None and not (0.01 <= rate_mbit <= 100_000):
-        raise ValueError(f"a link of {rate_mbit} Mbit/s cannot be made; type 0.01 to 100000, or nothing for no limit")
+    if rate_mbit is not None and not (0.01 <= rate_mbit <= 30_000):  # tbf counts bytes in 32 bits
+        raise ValueError(f"a link of {rate_mbit} Mbit/s cannot be made; type 0.01 to 30000, or nothing for no limit")
     if not (0 <= delay_ms <= 10_000) or math.isnan(delay_ms):
         raise ValueError(f"a delay of {delay_ms} ms cannot be made; type 0 to 10000")
 

@@ -23,12 +23,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from localai_clusters.launch.nodes import namespaces, netlink
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from localai_clusters.launch.nodes import namespaces
 
 BRIDGE = "switch"
-FRAME_BYTES = 1514  # of Ethernet, without its checksum
+LEAST_BURST_BYTES = 1600  # an Ethernet frame of 1514, and what is lost by rounding its time to microseconds
 BURST_SECONDS = 0.00025  # what a link may send at once; less is finer and costs more timer interrupts
 QUEUE_SECONDS, LEAST_QUEUE_BYTES, MOST_QUEUE_BYTES = 0.5, 1 << 18, 1 << 28
+UNLIMITED_PACKETS = 1_000_000  # netem's own limit of 1,000 would lose some at 1 Gbit/s and 20 ms
 LARGEST_SEGMENT = 65536  # the kernel's own
 SECONDS_UNTIL_RUNNING = 5.0
 SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40  # linux/sockios.h, linux/if.h
@@ -51,31 +55,36 @@ class Wiring:
         self._switch = network_of(os.getpid())
 
     @contextlib.contextmanager
-    def inside(self, rank: int) -> Iterator[None]:
+    def inside(self, rank: int) -> Iterator[IPRoute]:
         """In the network of node ``rank`` for a while."""
         namespaces.call("setns", "net", self._networks[rank], namespaces.KINDS["net"])
-        yield
+        with kernel() as network:
+            yield network
         namespaces.call("setns", "net", self._switch, namespaces.KINDS["net"])
 
     def lay(self) -> None:
         """The cables, addresses and neighbours."""
         no_ipv6()
         # First: were a port's number in the switch its eth0's in the node, the kernel would be 1 s late to see it up.
-        with contextlib.suppress(OSError):  # without bridges the relay carries everything
-            netlink.make_bridge(BRIDGE)
+        with contextlib.suppress(OSError), kernel() as switch:  # without bridges the relay carries everything
+            # With multicast snooping it would join groups, and send.
+            switch.link("add", ifname=BRIDGE, kind="bridge", br_mcast_snooping=0, state="up")
         for node in self.nodes:
             with self.inside(node["rank"]):
                 no_ipv6()
-            with told("veth pairs"):
-                far_end = self._networks[node["rank"]]
-                netlink.make_veth(port(node["rank"]), node["interface"], mac(node["rank"]), far_end)
-            with self.inside(node["rank"]):
-                netlink.set_up("lo")
-                netlink.add_address(node["interface"], node["address"], 24)
-                netlink.set_up(node["interface"])
+            far_end = {"ifname": node["interface"], "address": mac(node["rank"]).hex(":")}
+            far_end["net_ns_fd"] = self._networks[node["rank"]]
+            with kernel() as switch, told("veth pairs"):
+                switch.link("add", ifname=port(node["rank"]), kind="veth", peer=far_end, state="up")
+            with self.inside(node["rank"]) as network:
+                eth0 = socket.if_nametoindex(node["interface"])
+                network.link("set", index=socket.if_nametoindex("lo"), state="up")
+                network.addr("add", index=eth0, address=node["address"], prefixlen=24)
+                network.link("set", index=eth0, state="up")
                 for other in self.nodes:
                     if other is not node:
-                        netlink.add_neighbour(node["interface"], other["address"], mac(other["rank"]))
+                        at = {"dst": other["address"], "lladdr": mac(other["rank"]).hex(":")}
+                        network.neigh("add", **at, ifindex=eth0, state="permanent")
         for node in self.nodes:
             with self.inside(node["rank"]):
                 wait_until_running(node["interface"])
@@ -83,47 +92,67 @@ class Wiring:
     def set(self) -> str:
         """Rate, delay and cut as asked; returns what carries the frames: ``bridge``, ``netem`` or ``relay``."""
         for node in self.nodes:
-            with self.inside(node["rank"]):
-                self._set_rate(node["interface"])
-        carrier = self._choose_carrier()
-        bridged = carrier != "relay"
-        for node in self.nodes:
-            netlink.set_bridge(port(node["rank"]), BRIDGE if bridged else None)
-        if bridged:
-            netlink.set_up(BRIDGE, not self.is_cut)
+            with self.inside(node["rank"]) as network:
+                self._set_rate(network, socket.if_nametoindex(node["interface"]))
+        with kernel() as switch:
+            ports = [socket.if_nametoindex(port(node["rank"])) for node in self.nodes]
+            carrier = self._choose_carrier(switch, ports)
+            bridge = 0 if carrier == "relay" else socket.if_nametoindex(BRIDGE)
+            for index in ports:
+                switch.link("set", index=index, master=bridge)
+            if bridge:
+                switch.link("set", index=bridge, state="down" if self.is_cut else "up")
         return carrier
 
-    def _set_rate(self, interface: str) -> None:
+    def _set_rate(self, network: IPRoute, index: int) -> None:
         segment = LARGEST_SEGMENT
         if self.rate_mbit is None:
-            netlink.clear_qdisc(interface)
+            clear_qdisc(network, index)
         else:
             rate = max(1, round(self.rate_mbit * 1e6 / 8))
-            burst = max(FRAME_BYTES, round(rate * BURST_SECONDS))
+            burst = max(LEAST_BURST_BYTES, round(rate * BURST_SECONDS))
             queue = min(max(round(rate * QUEUE_SECONDS), LEAST_QUEUE_BYTES), MOST_QUEUE_BYTES)
             with told("tbf, which limits the rate"):
-                netlink.set_rate(interface, rate, burst, queue)
-            if burst > 2 * FRAME_BYTES:  # a segment larger than the burst is cut into frames one by one
+                network.tc("replace", "tbf", index=index, handle="1:", rate=rate, burst=burst, limit=queue)
+            if burst > 2 * LEAST_BURST_BYTES:  # a segment larger than the burst is cut into frames one by one
                 segment = min(segment, int(burst / 1.06))  # room for the heads of the frames it will be
-        with contextlib.suppress(OSError):  # a matter of speed only
-            netlink.set_largest_segment(interface, segment)
+        with contextlib.suppress(NetlinkError):  # a matter of speed only
+            network.link("set", index=index, gso_max_size=segment)
 
-    def _choose_carrier(self) -> str:
-        ports = [port(node["rank"]) for node in self.nodes]
+    def _choose_carrier(self, switch: IPRoute, ports: list[int]) -> str:
         if BRIDGE not in interfaces():
             return "relay"
         if self.delay_ms == 0:
-            for name in ports:
-                netlink.clear_qdisc(name)
+            for index in ports:
+                clear_qdisc(switch, index)
             return "bridge"
         try:
-            for name in ports:
-                netlink.set_delay(name, self.delay_ms / 1000)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EOPNOTSUPP):  # this kernel has no netem
+            for index in ports:
+                delay = round(self.delay_ms * 1000)  # microseconds
+                switch.tc("replace", "netem", index=index, handle="1:", delay=delay, limit=UNLIMITED_PACKETS)
+        except NetlinkError as error:
+            if error.code not in (errno.ENOENT, errno.EOPNOTSUPP):  # this kernel has no netem
                 raise
             return "relay"
         return "netem"
+
+
+@contextlib.contextmanager
+def kernel() -> Iterator[IPRoute]:
+    """Ask the kernel about the network that this process is in now. What it refuses is an ``OSError``."""
+    with IPRoute() as network:
+        try:
+            yield network
+        except NetlinkError as error:
+            raise OSError(error.code, os.strerror(error.code)) from error
+
+
+def clear_qdisc(network: IPRoute, index: int) -> None:
+    try:
+        network.tc("del", index=index, handle="1:", root=True)
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.EINVAL):  # there was none
+            raise
 
 
 def network_of(pid: int) -> int:
@@ -136,9 +165,9 @@ def told(what: str) -> Iterator[None]:
     """A kernel that lacks ``what`` is named so."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
-            raise OSError(error.errno, f"this kernel has no {what}") from error
+    except NetlinkError as error:
+        if error.code in (errno.ENOENT, errno.EOPNOTSUPP):
+            raise OSError(error.code, f"this kernel has no {what}") from error
         raise
 
 
