@@ -102,7 +102,9 @@ class Heartbeat:
         if self._rank.world_size == 1:
             return
         if self._rank.rank == 0:
-            self._server = socket.create_server((os.environ["VLLM_HOST_IP"], 0), backlog=self._rank.world_size)
+            host = os.environ.get("VLLM_HOST_IP") or os.environ["MASTER_ADDR"]  # both are this node's
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._server = socket.create_server((host, 0), family=family, backlog=self._rank.world_size)
             self._server.setblocking(False)
             self._selector.register(self._server, selectors.EVENT_READ, self._accept)
             self._token = secrets.token_hex(16)
