@@ -14,6 +14,8 @@ from localai_clusters.models import ModelShape
 from localai_clusters.plan import ServePlan
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MIB = 1 << 20
+GIB = 1 << 30
 VOCAB_PADDING = 64
 CPU_BLOCK_TOKENS = 128  # of the KV cache (vllm/platforms/cpu.py)
 CPU_KV_CACHE_BYTES = 512 << 20  # over all ranks; vLLM's own default on a CPU is a share of all memory per rank
@@ -136,3 +138,25 @@ def cpu_kv_cache_bytes(plan: ServePlan, shape: ModelShape) -> int:
     blocks = -(-longest // CPU_BLOCK_TOKENS) + 1  # vLLM allocates whole blocks and keeps one of them back
     needed = max(size.kv_bytes_per_token for size in rank_sizes(plan, shape)) * blocks * CPU_BLOCK_TOKENS
     return max(CPU_KV_CACHE_BYTES // plan.split_size, needed)
+
+
+def kv_heads_fit(kv_heads: int, tensor: int) -> bool:
+    """vLLM's rule: split evenly, or each repeated evenly when there are fewer than ranks."""
+    return kv_heads % tensor == 0 if kv_heads >= tensor else tensor % kv_heads == 0
+
+
+def tensor_parallel_sizes(shape: ModelShape, limit: int = 64) -> list[int]:
+    """The tensor parallel sizes that vLLM can split this model into, up to ``limit``."""
+    return [
+        size
+        for size in range(1, min(limit, shape.num_attention_heads) + 1)
+        if shape.num_attention_heads % size == 0
+        and kv_heads_fit(shape.num_key_value_heads, size)
+        and shape.intermediate_size % size == 0
+        and padded_vocab_size(shape) % size == 0
+    ]
+
+
+def size_of(count: int) -> str:
+    """``count`` bytes for a person: ``137 MiB``, ``2.5 GiB``."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"

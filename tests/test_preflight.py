@@ -18,9 +18,10 @@ import localai_clusters as lac
 from localai_clusters.machine import Machine
 from localai_clusters.models import BUILT_IN
 from localai_clusters.plan import ServePlan
-from localai_clusters.preflight.checks import CHECKS, tensor_parallel_sizes
+from localai_clusters.preflight.checks import CHECKS
 from localai_clusters.preflight.report import FAIL, PASS, UNKNOWN, WARN, PreflightError, Report, Verdict
 from localai_clusters.preflight.situation import Situation, settle
+from localai_clusters.sizing import tensor_parallel_sizes
 
 GIB = 1 << 30
 MIB = 1 << 20

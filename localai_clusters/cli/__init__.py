@@ -1,0 +1,6 @@
+"""``localai-clusters VERB``: a thin function per verb. Exit code 0: it holds; 1: it does not; 2: undecided."""
+
+from localai_clusters.cli import checkpoint, lab, nodes, plan  # each adds its verbs
+from localai_clusters.cli.verbs import main
+
+__all__ = ["checkpoint", "lab", "main", "nodes", "plan"]

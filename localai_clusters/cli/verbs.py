@@ -1,0 +1,63 @@
+"""What all verbs share: the group, errors without a stack, exit codes, showing a thing as text or JSON."""
+
+import json
+import sys
+
+import click
+from rich.console import Console
+
+from localai_clusters import __version__
+
+HOLDS, DOES_NOT_HOLD, UNDECIDED = 0, 1, 2
+
+
+class Verbs(click.Group):
+    """Errors that a user can cause end in one message on stderr, never in a traceback."""
+
+    def invoke(self, context: click.Context):
+        from localai_clusters.checkpoint import CheckpointError
+        from localai_clusters.lab import LabFailed
+        from localai_clusters.launch.nodes import NodesError
+        from localai_clusters.launch.run import LaunchError
+        from localai_clusters.preflight.report import PreflightError
+
+        try:
+            return super().invoke(context)
+        except LabFailed as error:
+            stop(str(error), DOES_NOT_HOLD)
+        except PreflightError as error:
+            stop(f"this plan cannot be launched\n{error}", DOES_NOT_HOLD)
+        except (LaunchError, NodesError) as error:
+            stop(str(error), DOES_NOT_HOLD)
+        except (CheckpointError, ValueError) as error:
+            stop(str(error), UNDECIDED)
+        except OSError as error:
+            stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), UNDECIDED)
+        except KeyboardInterrupt:
+            stop("stopped", 130)
+
+
+def stop(message: str, code: int) -> None:
+    click.echo(f"localai-clusters: {message}", err=True)
+    sys.exit(code)
+
+
+def show(thing, as_json: bool) -> None:
+    """A rich thing on the terminal, or its data as JSON."""
+    if as_json:
+        click.echo(json.dumps(thing.to_dict(), indent=2))
+    else:
+        Console().print(thing)
+
+
+def as_json(function):
+    return click.option("--json", "json_", is_flag=True, help="Print JSON.")(function)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """The course companion for "Local AI Clusters".
+
+    Example:  localai-clusters serve -tp 2
+    """
