@@ -234,8 +234,8 @@ def _run(server: Server) -> dict[str, Any]:
 def _rank(server: Server, rank: Rank, memory: RankMemory | None) -> dict[str, Any]:
     facts, machine = rank.facts, server.machine
     if _on_gpu(rank):
-        index = int(facts["device"].partition(":")[2] or 0)
-        device = {"kind": "cuda", "name": machine.gpus[index].name, "gpu_index": index}
+        gpu = machine.visible.gpus[int(facts["device"].partition(":")[2] or 0)]
+        device = {"kind": "cuda", "name": gpu.name, "gpu_index": gpu.index}
     else:
         device = {"kind": "cpu", "name": machine.cpu_model, "cores": facts.get("cpus", [])}
     held = {}

@@ -1,22 +1,22 @@
 """How many bytes each rank will hold: weights and KV cache, from the model's shape and the split.
 
-Dense decoder-only models (Llama, Qwen, Mistral and their like). Sources: the linear layers are split
-as in Megatron-LM (Shoeybi et al. 2019, section 3): q/k/v and gate/up by column, o and down by row;
-norms are on every rank. The embedding is split over the vocabulary, padded to a multiple of 64
-(vllm/model_executor/layers/vocab_parallel_embedding.py). KV heads are split while there are enough
-and repeated when there are fewer than ranks (vllm/config/model.py, get_num_kv_heads).
+The formulas of the weights are in weight_bytes.py, the blocks of the KV cache in kv_cache.py.
 """
 
+import functools
 from dataclasses import dataclass
 from itertools import accumulate
 
 from localai_clusters.models import ModelShape
+from localai_clusters.models.attention import LINEAR
+from localai_clusters.models.linears import WHOLE, layer_linears
 from localai_clusters.plan import ServePlan
+from localai_clusters.vllm_flags import is_on, value_of
+from localai_clusters.weight_bytes import DTYPE_BYTES, all_layers_bytes, ends_bytes, padded_vocab_size
+from localai_clusters.weight_bytes import embedding_parameters as embedding_parameters  # for cost.py
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MIB = 1 << 20
 GIB = 1 << 30
-VOCAB_PADDING = 64
 CPU_BLOCK_TOKENS = 128  # of the KV cache (vllm/platforms/cpu.py)
 CPU_KV_CACHE_BYTES = 512 << 20  # over all ranks; vLLM's own default on a CPU is a share of all memory per rank
 # Resident memory of a rank beside weights and KV cache: Python, torch, vLLM and its activations.
@@ -33,18 +33,31 @@ class RankSize:
     pipeline_parallel_rank: int
     layers: tuple[int, int]
     weights_bytes: int
-    kv_bytes_per_token: int
+    kv_bytes_per_token: int  # of a token that every layer still keeps
     kv_cache_bytes: int | None
 
     @property
     def kv_tokens(self) -> int | None:
-        """Tokens that this rank's KV cache holds."""
+        """Tokens that this rank's KV cache holds, if every layer keeps every token."""
         return None if self.kv_cache_bytes is None else self.kv_cache_bytes // self.kv_bytes_per_token
 
 
+def unpredicted(shape: ModelShape) -> str | None:
+    """What of a model's weights the formulas here do not cover; None where they cover it all."""
+    if shape.quantization is not None and (shape.quantized is None or shape.quantized.bits is None):
+        return "quantized"
+    if shape.num_experts and shape.experts is None:
+        return "mixture-of-experts"
+    if shape.layers_of(LINEAR):
+        return "linear-attention"
+    if shape.family is None:
+        return shape.model_type
+    return None
+
+
 def can_predict(shape: ModelShape) -> bool:
-    """Whether the formulas here hold for the weights: not for quantized ones nor for a mixture of experts."""
-    return not shape.num_experts and shape.quantization is None
+    """Whether the formulas here hold for all that a rank holds of this model, its vision tower too."""
+    return unpredicted(shape) is None and not shape.towers
 
 
 def dtype_of(plan: ServePlan, shape: ModelShape) -> str:
@@ -52,6 +65,20 @@ def dtype_of(plan: ServePlan, shape: ModelShape) -> str:
     if plan.dtype != "auto":
         return plan.dtype
     return "bfloat16" if shape.torch_dtype == "float32" else shape.torch_dtype
+
+
+def kv_dtype_of(plan: ServePlan, shape: ModelShape) -> str:
+    """What keys and values are kept in: ``--kv-cache-dtype``, else the checkpoint's wish, else the model's dtype.
+
+    vllm/utils/torch_utils.py, resolve_kv_cache_dtype_string. For its packed formats (4 bits, a scale per head) the
+    model's dtype stands in: they take less.
+    """
+    asked = value_of(plan.extra_args, "--kv-cache-dtype") or "auto"
+    if asked in ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"):
+        return "fp8"
+    if asked == "auto" and shape.quantized and shape.quantized.fp8_kv_cache:
+        return "fp8"
+    return asked if asked in ("bfloat16", "float16") else dtype_of(plan, shape)
 
 
 def pipeline_layers(layers: int, stages: int) -> list[tuple[int, int]]:
@@ -67,77 +94,53 @@ def kv_heads_per_rank(shape: ModelShape, tensor_parallel_size: int) -> int:
     return max(1, shape.num_key_value_heads // tensor_parallel_size)
 
 
-def layer_parameters(shape: ModelShape, tensor_parallel_size: int) -> int:
-    """Parameters of one decoder layer on one rank."""
-    heads = shape.num_attention_heads // tensor_parallel_size
-    kv_heads = kv_heads_per_rank(shape, tensor_parallel_size)
-    intermediate = shape.intermediate_size // tensor_parallel_size
-    qkv = (heads + 2 * kv_heads) * shape.head_dim
-    parameters = shape.hidden_size * qkv + heads * shape.head_dim * shape.hidden_size
-    parameters += 3 * shape.hidden_size * intermediate
-    parameters += 2 * shape.hidden_size
-    if shape.attention_bias:
-        parameters += qkv
-    if shape.mlp_bias:
-        parameters += 2 * intermediate + shape.hidden_size
-    if shape.qk_norm:
-        parameters += 2 * shape.head_dim
-    return parameters
-
-
-def padded_vocab_size(shape: ModelShape) -> int:
-    return -(-shape.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
-
-
-def embedding_parameters(shape: ModelShape, tensor_parallel_size: int) -> int:
-    return padded_vocab_size(shape) // tensor_parallel_size * shape.hidden_size
-
-
-def kv_bytes_per_token(shape: ModelShape, layers: int, tensor_parallel_size: int, dtype: str) -> int:
-    """Keys and values of one token in ``layers`` layers on one rank, in bytes.
-
-    Llama-3.3-70B (80 layers, 8 KV heads of 128) unsplit in 16 bits: 2 x 80 x 8 x 128 x 2 = 327,680.
-    """
-    return 2 * layers * kv_heads_per_rank(shape, tensor_parallel_size) * shape.head_dim * DTYPE_BYTES[dtype]
-
-
 def rank_sizes(plan: ServePlan, shape: ModelShape) -> list[RankSize]:
-    """What every rank of ``plan`` will hold. For unquantized weights; a split that does not divide rounds down."""
+    """What every rank of ``plan`` will hold. A split that does not divide rounds down; what is not predicted
+    (``unpredicted``) is counted as if it were a dense layer in the plan's dtype."""
+    return list(_rank_sizes(plan, shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _rank_sizes(plan: ServePlan, shape: ModelShape) -> tuple[RankSize, ...]:
     dtype, tensor = dtype_of(plan, shape), plan.tensor_parallel_size
     stages = pipeline_layers(shape.num_hidden_layers, plan.pipeline_parallel_size)
-    embedding = embedding_parameters(shape, tensor)
+    sharing = shape.experts is not None and tensor > 1 and is_on(plan.extra_args, "--enable-expert-parallel")
+    kv_token = kv_bytes_per_token(shape, 1, tensor, kv_dtype_of(plan, shape))
+    sums: dict[int | None, list[int]] = {}  # bytes of the first N layers, for a tensor parallel rank
     sizes = []
     for rank, stage, tensor_rank in plan.ranks():
+        expert_rank = tensor_rank if sharing else None
+        if expert_rank not in sums:
+            layers = all_layers_bytes(shape, tensor, dtype, expert_rank)
+            sums[expert_rank] = [0, *accumulate(layers)]
         first, last = stages[stage]
-        is_first, is_last = stage == 0, stage == len(stages) - 1
-        parameters = (last - first) * layer_parameters(shape, tensor)
-        if is_first or (is_last and shape.tie_word_embeddings):
-            parameters += embedding
-        if is_last:
-            parameters += shape.hidden_size  # the final norm
-            if not shape.tie_word_embeddings:
-                parameters += embedding
         sizes.append(
             RankSize(
                 rank=rank,
                 tensor_parallel_rank=tensor_rank,
                 pipeline_parallel_rank=stage,
                 layers=(first, last),
-                weights_bytes=parameters * DTYPE_BYTES[dtype],
-                kv_bytes_per_token=max(1, kv_bytes_per_token(shape, last - first, tensor, dtype)),
+                weights_bytes=sums[expert_rank][last]
+                - sums[expert_rank][first]
+                + ends_bytes(shape, tensor, dtype, stage == 0, stage == len(stages) - 1),
+                kv_bytes_per_token=max(1, (last - first) * kv_token),
                 kv_cache_bytes=plan.kv_cache_memory_bytes,
             )
         )
-    return sizes
+    return tuple(sizes)
 
 
-def cpu_kv_cache_bytes(plan: ServePlan, shape: ModelShape) -> int:
-    """The KV cache each CPU rank gets when the plan does not say: an equal share of 512 MiB, so that every
-    split holds about the same number of tokens, and at least one request of the full context length."""
-    longest = plan.max_model_len or shape.max_position_embeddings
-    blocks = -(-longest // CPU_BLOCK_TOKENS) + 1  # vLLM allocates whole blocks and keeps one of them back
-    needed = max(size.kv_bytes_per_token for size in rank_sizes(plan, shape)) * blocks * CPU_BLOCK_TOKENS
-    return max(CPU_KV_CACHE_BYTES // plan.split_size, needed)
+def kv_bytes_per_token(shape: ModelShape, layers: int, tensor_parallel_size: int, dtype: str) -> int:
+    """Keys and values of one token in ``layers`` layers on one rank, in bytes.
+
+    Llama-3.3-70B (80 layers, 8 KV heads of 128) unsplit in 16 bits: 2 x 80 x 8 x 128 x 2 = 327,680. With latent
+    attention every rank keeps the whole latent vector: DeepSeek-V3, 61 x (512 + 64) x 2 = 70,272.
+    """
+    if shape.latent:
+        width = shape.latent.kv_lora_rank + shape.latent.qk_rope_head_dim
+    else:
+        width = 2 * kv_heads_per_rank(shape, tensor_parallel_size) * shape.head_dim
+    return layers * width * DTYPE_BYTES[dtype]
 
 
 def kv_heads_fit(kv_heads: int, tensor: int) -> bool:
@@ -145,16 +148,38 @@ def kv_heads_fit(kv_heads: int, tensor: int) -> bool:
     return kv_heads % tensor == 0 if kv_heads >= tensor else tensor % kv_heads == 0
 
 
-def tensor_parallel_sizes(shape: ModelShape, limit: int = 64) -> list[int]:
+def unsplittable(shape: ModelShape, tensor: int, expert_parallel: bool = False) -> str | None:
+    """What of the model ``tensor`` ranks cannot share equally, with its number; None if they can."""
+    if shape.num_attention_heads % tensor:
+        return f"{shape.num_attention_heads} attention heads"
+    family = shape.family
+    if not shape.latent and not kv_heads_fit(shape.num_key_value_heads, tensor):
+        return f"{shape.num_key_value_heads} KV heads"
+    if family and family.kv_heads_split_only and tensor > shape.num_key_value_heads:
+        return f"{shape.num_key_value_heads} KV heads (which vLLM does not repeat for this model)"
+    for layer in distinct_layers(shape) if family else ():
+        for linear in layer_linears(shape, layer):
+            if linear.split == WHOLE or linear.fits(tensor) or (expert_parallel and linear.copies > 1):
+                continue
+            kind = "experts" if linear.copies > 1 else "shared experts" if "shared" in linear.module else "an MLP"
+            return f"{kind} of {linear.parts[0].units if linear.split != 'row' else linear.inputs} columns"
+    if padded_vocab_size(shape) % tensor:
+        return f"a vocabulary of {padded_vocab_size(shape)} (padded)"
+    return None
+
+
+def distinct_layers(shape: ModelShape) -> list[int]:
+    """One layer with experts and one without, where there are both."""
+    first: dict[bool, int] = {}
+    for layer in range(shape.num_hidden_layers):
+        first.setdefault(shape.has_experts(layer), layer)
+    return sorted(first.values())
+
+
+def tensor_parallel_sizes(shape: ModelShape, limit: int = 64, expert_parallel: bool = False) -> list[int]:
     """The tensor parallel sizes that vLLM can split this model into, up to ``limit``."""
-    return [
-        size
-        for size in range(1, min(limit, shape.num_attention_heads) + 1)
-        if shape.num_attention_heads % size == 0
-        and kv_heads_fit(shape.num_key_value_heads, size)
-        and shape.intermediate_size % size == 0
-        and padded_vocab_size(shape) % size == 0
-    ]
+    sizes = range(1, min(limit, shape.num_attention_heads) + 1)
+    return [size for size in sizes if unsplittable(shape, size, expert_parallel) is None]
 
 
 def size_of(count: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import localai_clusters as lac
-from localai_clusters.machine import Machine
+from localai_clusters.machine import Interface, Machine
 from localai_clusters.models import BUILT_IN
 from localai_clusters.plan import ServePlan
 from localai_clusters.preflight.checks import CHECKS
@@ -455,7 +455,7 @@ def test_an_address_of_another_machine_cannot_be_listened_on():
     ],
 )
 def test_the_nodes_must_be_able_to_meet(address, node_rank, foreign, status, fix):
-    machine = replace(CPU, interfaces={"lo": "127.0.0.1", "eth0": "10.0.0.5"})
+    machine = replace(CPU, interfaces={"lo": Interface("127.0.0.1"), "eth0": Interface("10.0.0.5")})
     plan = ServePlan(tensor_parallel_size=2, nnodes=2, master_addr=address)
     found = verdict("master address", plan, machine, node_rank=node_rank, foreign_hosts=foreign)
     assert (found.status, found.fix) == (status, fix)

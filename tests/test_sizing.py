@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from localai_clusters.kv_cache import cpu_kv_cache_bytes
 from localai_clusters.models import BUILT_IN, ModelShape
 from localai_clusters.plan import ServePlan
 from localai_clusters.sizing import (
     CPU_BLOCK_TOKENS,
     CPU_KV_CACHE_BYTES,
-    cpu_kv_cache_bytes,
     dtype_of,
     kv_bytes_per_token,
     pipeline_layers,

@@ -10,6 +10,7 @@ from localai_clusters.models.built_in import BUILT_IN, built_in_names, find_buil
 from localai_clusters.models.errors import ModelError
 from localai_clusters.models.folder import Model, checked_folder
 from localai_clusters.models.hugging_face import cached_snapshot, find_on_hugging_face
+from localai_clusters.models.other_folders import what_file
 from localai_clusters.models.shape import ModelShape
 
 Progress = Callable[[str], None] | None
@@ -54,7 +55,7 @@ def kind_of_name(name: str) -> str:
     if os.path.isdir(place):
         return "folder"
     if os.path.exists(place):
-        raise ModelError(f"{name} is a file; type the folder that holds the model's config.json, weights and tokenizer")
+        raise ModelError(what_file(Path(place)))
     near = difflib.get_close_matches(name.strip().lower(), BUILT_IN, n=1, cutoff=0.75)
     if near and "/" not in name:
         raise ModelError(f"there is no model {name[:100]!r}; did you mean {near[0]!r}? Built in: {built_in_names()}")

@@ -1,14 +1,13 @@
 """A folder with a model in it: its weights files, its tokenizer, and whether they are whole."""
 
-import json
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from localai_clusters.models.cache import sha256_cached
 from localai_clusters.models.errors import ModelError
 from localai_clusters.models.json_file import read_json
+from localai_clusters.models.other_folders import safetensors_header, what_instead
 from localai_clusters.models.shape import ModelShape
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -56,32 +55,46 @@ def weights_files(folder: Path) -> list[Path]:
 def _check_safetensors(path: Path) -> None:
     """ModelError when the file is cut short, or is the text file that git leaves where git-lfs is not installed."""
     size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        header = file.read(length) if 0 < length <= min(size, 100 << 20) else b""
     try:
-        tensors = [value for key, value in json.loads(header).items() if key != "__metadata__"]
+        tensors = safetensors_header(path).values()
         end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
         raise ModelError(f"{path} is not a safetensors file; download it again (with git: git lfs pull)") from None
-    if size != 8 + length + end:
-        raise ModelError(f"{path} holds {size} bytes where its header says {8 + length + end}; download it again")
+    if size != start + end:
+        raise ModelError(f"{path} holds {size} bytes where its header says {start + end}; download it again")
 
 
-def checked_folder(folder: Path) -> ModelShape:
-    """The shape of a folder that can be loaded: config.json, whole weights, a tokenizer. Raises ModelError."""
-    shape = ModelShape.from_folder(folder)
+def check_files(folder: Path) -> None:
+    """Raises ModelError unless whole weights and a tokenizer are there. Reads headers and ends of files only."""
     try:
         for path in weights_files(folder):
             if path.suffix == ".safetensors":
                 _check_safetensors(path)
+        tokenizers = [name for name in TOKENIZERS if (folder / name).is_file()]
+        if not tokenizers:
+            raise ModelError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)}); download the model again")
+        for name in tokenizers:
+            if name.endswith(".json") and not _ends_as_json(folder / name):
+                raise ModelError(f"{folder / name} is not valid JSON (it ends too soon); download it again")
     except OSError as error:
         raise ModelError(f"{error.filename or folder} cannot be read: {error.strerror}") from None
-    tokenizers = [name for name in TOKENIZERS if (folder / name).is_file()]
-    if not tokenizers:
-        raise ModelError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)}); download the model again")
-    for name in tokenizers:
-        if name.endswith(".json"):
-            read_json(folder / name, 100 << 20)  # a file cut short
+
+
+def _ends_as_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64))
+        return file.read().rstrip().endswith(b"}")
+
+
+def checked_folder(folder: Path) -> ModelShape:
+    """The shape of a folder that can be loaded: config.json, whole weights, a tokenizer. Raises ModelError."""
+    if not (folder / "config.json").is_file() and (other := what_instead(folder)):
+        raise ModelError(other)
+    shape = ModelShape.from_folder(folder)
+    check_files(folder)
+    for name in TOKENIZERS:
+        if name.endswith(".json") and (folder / name).is_file():
+            read_json(folder / name, 100 << 20)
     return shape

@@ -1,6 +1,6 @@
 """Whether a plan can run, answered before anything is launched.
 
-Checks (checks.py) are small functions over data: a plan, the model's shape, the machine. A report
+Checks (checks/) are small functions over data: a plan, the model's shape, the machine. A report
 (report.py) holds their verdicts and shows itself in a terminal and in a notebook.
 """
 

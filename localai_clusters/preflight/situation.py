@@ -1,11 +1,14 @@
-"""All that the checks look at, gathered once: the plan, the model's shape, the machine, the ports."""
+"""All that the checks look at, gathered once: the plan, the model, the machine, the ports."""
 
 from dataclasses import dataclass
 
+from localai_clusters.kv_cache import cpu_kv_cache_bytes
 from localai_clusters.machine import Machine, is_own_address, port_holder
-from localai_clusters.models import ModelError, ModelShape, look_up
+from localai_clusters.models import ModelShape
+from localai_clusters.models.adapter import Adapter, read_adapters
+from localai_clusters.models.facts import ModelFacts, look_at
 from localai_clusters.plan import ANY_FREE_PORT, ServePlan
-from localai_clusters.sizing import RankSize, can_predict, cpu_kv_cache_bytes, rank_sizes
+from localai_clusters.sizing import RankSize, can_predict, rank_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Situation:
     node_rank: int = 0  # which node of the plan this machine is
     nodes_here: int = 1  # how many of the plan's nodes share this machine (launch.nodes)
     foreign_hosts: tuple[str, ...] = ()  # of --host and --master-addr, those that would have to be this machine's
+    facts: ModelFacts | None = None  # of the model beside its shape; None: nobody looked
+    adapters: tuple[Adapter, ...] = ()  # of --lora-modules
 
     @property
     def ranks_here(self) -> int:
@@ -36,11 +41,8 @@ def examine(plan: ServePlan, has_api_key: bool = False, node_rank: int = 0, node
     """Look at the model and at this machine, and fill in what the plan leaves to the machine."""
     plan.check_node_rank(node_rank)
     machine = Machine.now()
-    try:
-        shape, problem = look_up(plan.model), None
-    except ModelError as error:
-        shape, problem = None, str(error)
-    plan = settle(plan, shape, machine)
+    facts = look_at(plan.model)
+    plan = settle(plan, facts.shape, machine)
     wanted = [(plan.host, plan.port), (plan.master_addr, plan.master_port)]
     if nodes_here > 1:  # the rendezvous is inside the nodes, and a forwarder of ours takes the server's port
         wanted = wanted[:1]
@@ -49,7 +51,10 @@ def examine(plan: ServePlan, has_api_key: bool = False, node_rank: int = 0, node
     holders = [(port, port_holder(host, port)) for host, port in wanted if port != ANY_FREE_PORT]
     busy = tuple((port, holder) for port, holder in holders if holder)
     foreign = tuple(dict.fromkeys(host for host, _ in wanted if not is_own_address(host)))
-    return Situation(plan, machine, shape, problem, busy, has_api_key, node_rank, nodes_here, foreign)
+    return Situation(
+        plan, machine, facts.shape, facts.problem, busy, has_api_key, node_rank, nodes_here, foreign, facts,
+        read_adapters(plan.extra_args),
+    )  # fmt: skip
 
 
 def settle(plan: ServePlan, shape: ModelShape | None, machine: Machine) -> ServePlan:
