@@ -19,9 +19,12 @@ __version__ = "0.1.0"
 _WHERE = {
     "ServePlan": "plan",
     "Machine": "machine",
+    "explain_command": "command.explaining",
+    "live": "launch.live.probe",
     "serve": "server",
     "join": "server",
     "Server": "server",
+    "explain_log": "diagnose.runs",
     "record": "recording",
     "prompts_for": "prompts",
     "agreement": "comparison",

@@ -1,6 +1,14 @@
 """``localai-clusters VERB``: a thin function per verb. Exit code 0: it holds; 1: it does not; 2: undecided."""
 
-from localai_clusters.cli import checkpoint, lab, nodes, plan  # each adds its verbs
+from localai_clusters.cli import (  # each adds its verbs
+    checkpoint,
+    explain_command,
+    explain_log,
+    grade,
+    lab,
+    nodes,
+    plan,
+)
 from localai_clusters.cli.verbs import main
 
-__all__ = ["checkpoint", "lab", "main", "nodes", "plan"]
+__all__ = ["checkpoint", "explain_command", "explain_log", "grade", "lab", "main", "nodes", "plan"]

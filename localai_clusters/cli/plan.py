@@ -57,18 +57,52 @@ def node_rank_option(function):
     )(function)
 
 
+def on_nodes_option(function):
+    return click.option("--on-nodes", is_flag=True, help="On the nodes of this machine that `nodes up` made.")(function)
+
+
+def nodes_of_this_machine():
+    """The nodes that ``--on-nodes`` means; ``ValueError`` if none are up."""
+    from localai_clusters.launch import nodes as local_nodes
+
+    found = local_nodes.current()
+    if found is None:
+        raise ValueError("no nodes are up on this machine; localai-clusters nodes up")
+    return found
+
+
 @main.command()
 @plan_options
 @node_rank_option
+@on_nodes_option
+@click.option("--live", is_flag=True, help="Start the ranks for some seconds too, without vLLM.")
 @as_json
-def preflight(json_: bool, node_rank: int, api_key: str | None, **plan) -> None:
-    """Check a plan; start nothing.
+def preflight(json_: bool, node_rank: int, on_nodes: bool, live: bool, api_key: str | None, **plan) -> None:
+    """Check a plan; start nothing, or with --live its ranks for some seconds.
 
+    --live says who answers from where, whether the all-reduce is right, and what a message costs. For several machines
+    run it on each, with the same flags and its own --node-rank.
+
+    \b
     Example:  localai-clusters preflight --model smollm2-135m-published -tp 2
+              localai-clusters preflight --live -tp 2
     """
     from localai_clusters.preflight import preflight as check
 
-    report = check(ServePlan(**plan), api_key=api_key, node_rank=node_rank)
+    plan = ServePlan(**plan)
+    nodes = nodes_of_this_machine() if on_nodes else None
+    if live:
+        from localai_clusters.launch.live import live as start
+        from localai_clusters.signals import as_interrupt
+
+        with as_interrupt():
+            report = start(plan, nodes=nodes, node_rank=node_rank, api_key=api_key)
+    elif nodes:
+        from localai_clusters.launch.placing import plan_on
+
+        report = check(plan_on(plan, nodes), api_key=api_key, node_rank=node_rank, nodes_here=len(nodes.nodes))
+    else:
+        report = check(plan, api_key=api_key, node_rank=node_rank)
     show(report, json_)
     sys.exit(HOLDS if report.ok else DOES_NOT_HOLD)
 
@@ -76,7 +110,7 @@ def preflight(json_: bool, node_rank: int, api_key: str | None, **plan) -> None:
 @main.command()
 @plan_options
 @node_rank_option
-@click.option("--on-nodes", is_flag=True, help="Serve on the nodes of this machine that `nodes up` made.")
+@on_nodes_option
 @click.option("--skip-check", multiple=True, metavar="CHECK", help="Launch although this check fails.")
 @as_json
 def serve(
@@ -100,11 +134,7 @@ def serve(
     if on_nodes and node_rank > 0:
         raise ValueError("--on-nodes starts every node; --node-rank is for other machines, leave one of them out")
     if on_nodes:
-        from localai_clusters.launch import nodes as local_nodes
-
-        nodes = local_nodes.current()
-        if nodes is None:
-            raise ValueError("no nodes are up on this machine; localai-clusters nodes up")
+        nodes = nodes_of_this_machine()
     elif node_rank == 0 and plan.nnodes > 1:
         servers.preflight(plan, api_key=api_key).raise_if_failed(skip_check)
         plan = servers.with_ports(plan)  # chosen here, for every node must know it

@@ -15,26 +15,38 @@ class Verbs(click.Group):
     """Errors that a user can cause end in one message on stderr, never in a traceback."""
 
     def invoke(self, context: click.Context):
-        from localai_clusters.checkpoint import CheckpointError
-        from localai_clusters.lab import LabFailed
-        from localai_clusters.launch.nodes import NodesError
-        from localai_clusters.launch.run import LaunchError
-        from localai_clusters.preflight.report import PreflightError
-
         try:
             return super().invoke(context)
-        except LabFailed as error:
-            stop(str(error), DOES_NOT_HOLD)
-        except PreflightError as error:
-            stop(f"this plan cannot be launched\n{error}", DOES_NOT_HOLD)
-        except (LaunchError, NodesError) as error:
-            stop(str(error), DOES_NOT_HOLD)
-        except (CheckpointError, ValueError) as error:
-            stop(str(error), UNDECIDED)
-        except OSError as error:
-            stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), UNDECIDED)
         except KeyboardInterrupt:
             stop("stopped", 130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            message, code = said_of(error)
+            if code is None:
+                raise
+            stop(message, code)
+
+
+def said_of(error: Exception) -> tuple[str, int | None]:
+    """What a person is told of ``error`` and the exit code; None for one that no user can cause."""
+    # Here and not above: the checkpoint's schema alone takes a fifth of a second to import.
+    from localai_clusters.checkpoint import CheckpointError
+    from localai_clusters.lab import LabFailed
+    from localai_clusters.launch.nodes import NodesError
+    from localai_clusters.launch.run import LaunchError
+    from localai_clusters.preflight.report import PreflightError
+
+    match error:
+        case PreflightError():
+            return f"this plan cannot be launched\n{error}", DOES_NOT_HOLD
+        case LabFailed() | LaunchError() | NodesError():
+            return str(error), DOES_NOT_HOLD
+        case CheckpointError() | ValueError():
+            return str(error), UNDECIDED
+        case OSError():
+            return f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), UNDECIDED
+    return str(error), None
 
 
 def stop(message: str, code: int) -> None:

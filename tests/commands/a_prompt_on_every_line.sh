@@ -1,0 +1,3 @@
+$ python -m vllm.entrypoints.api_server \
+$     --model facebook/opt-13b \
+$     --tensor-parallel-size 4
