@@ -94,6 +94,10 @@ def test_the_rank_that_failed_first_is_named_with_what_vllm_said(run):
     assert why_it_ended(run) == (
         "rank 1 exited with code 2 while importing vLLM\n"
         "ValueError: Total number of attention heads (9) must be divisible by tensor parallel size (2).\n"
+        "The attention heads do not divide by the tensor parallel size. "
+        "The model has 9 attention heads, and 9 do not divide into 2 equal shares.\n"
+        "→ --tensor-parallel-size 1\n"
+        "→ --pipeline-parallel-size 2 splits by layers instead\n"
         f"logs: {run.dir}"
     )
     assert (exit_code_of(run, 1), exit_code_of(run, 0)) == (2, None)
@@ -199,6 +203,20 @@ def test_what_a_rank_said_of_its_own_failure_comes_before_its_log(run):
     ]
 
 
+def test_a_refusal_is_told_without_all_its_settings(run):
+    error = (
+        "ValidationError: 1 validation error for VllmConfig\n  Value error, 9 heads on 2 ranks. "
+        "[type=value_error, input_value=ArgsKwargs((), {'a': 1}), input_type=ArgsKwargs]\n"
+        "    For further information visit https://errors.pydantic.dev/2.14/v/value_error"
+    )
+    write(run.dir / "node0.log", RANK_1_REFUSED_ITS_FLAGS_FIRST)
+    journal.append(run.dir / "rank1.jsonl", rank=1, pid=101, step="failed", error=error)
+    assert why_it_ended(run).splitlines()[1:3] == [
+        "ValidationError: 1 validation error for VllmConfig",
+        "  Value error, 9 heads on 2 ranks.",
+    ]
+
+
 def test_an_agent_that_failed_itself_is_explained_by_its_last_lines(run):
     write(run.dir / "node0.log", PORT_TAKEN)
     journal.append(run.dir / "guard.jsonl", event="started", pid=1)
@@ -207,6 +225,48 @@ def test_an_agent_that_failed_itself_is_explained_by_its_last_lines(run):
     assert told.startswith("the run ended: torchrun's agent on node 0 exited with 1\n")
     assert "failed to listen on any local network address. port: 29500" in told
     assert exit_code_of(run, 0) is None
+
+
+def test_an_agents_own_failure_is_explained_with_its_port(run):
+    write(run.dir / "node0.log", PORT_TAKEN)
+    journal.append(run.dir / "guard.jsonl", event="stopped", reason="torchrun's agent on node 0 exited with 1")
+    told = why_it_ended(run).splitlines()
+    assert told[-4].startswith("The port at which the ranks meet is taken. Something listens at port 29500 already")
+    assert told[-3:-1] == ["→ ss -ltnp 'sport = :29500'", "→ --master-port 29501 on every node"]
+
+
+@pytest.mark.parametrize("log", ["ValueError: a refusal that nobody has seen\n", "KeyError: 7\n", ""])
+def test_what_is_not_known_is_not_explained(run, log):
+    write(run.dir / "node0.log", RANK_1_REFUSED_ITS_FLAGS_FIRST)
+    write(run.log(1), log)
+    assert "→" not in why_it_ended(run)
+
+
+def test_a_log_that_is_no_text_hides_nothing(run):
+    write(run.dir / "node0.log", RANK_1_REFUSED_ITS_FLAGS_FIRST)
+    run.log(1).write_bytes(bytes(4096))
+    assert why_it_ended(run).startswith("rank 1 exited with code 2")
+
+
+@pytest.mark.parametrize("code", ["-9", "-11", "143"])
+def test_a_rank_that_a_signal_ended_is_not_explained_by_what_its_log_says(run, code):
+    log = RANK_1_REFUSED_ITS_FLAGS_FIRST.replace("exitcode  : 2 (pid: 10020)", f"exitcode  : {code} (pid: 10020)")
+    write(run.dir / "node0.log", log)
+    write(run.log(1), VLLM_TRACEBACK)
+    assert "→" not in why_it_ended(run)
+
+
+def test_what_is_only_a_guess_is_not_shown_with_a_failed_launch(run):
+    write(run.dir / "node0.log", RANK_1_REFUSED_ITS_FLAGS_FIRST)
+    write(run.log(1), "RuntimeError: [/x/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.1]:41822\n")
+    assert "→" not in why_it_ended(run)
+
+
+def test_another_ranks_log_explains_nothing(run):
+    write(run.dir / "node0.log", RANK_1_REFUSED_ITS_FLAGS_FIRST)
+    write(run.log(1), "ValueError: a refusal that nobody has seen\n")
+    write(run.log(0), VLLM_TRACEBACK)
+    assert "→" not in why_it_ended(run)
 
 
 def test_a_run_that_left_no_word(run):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import httpx
 
 from localai_clusters.launch.run import LaunchError, Rank, Run
-from localai_clusters.launch.why import describe, why_it_ended
+from localai_clusters.launch.why import describe, explanation, why_it_ended
 
 SECONDS_UNTIL_READY = 900.0  # a 70B model is read from disk in minutes
 SECONDS_UNTIL_NODES_MEET = 30.0  # of one machine, all started at once; other machines are waited for
@@ -39,12 +39,10 @@ def wait_until_ready(
                 run.dir,
             )
         if elapsed > seconds:
-            raise LaunchError(
-                f"not ready after {seconds:.0f} s; "
-                + "; ".join(f"rank {r.rank}: {describe(r)}" for r in ranks)
-                + f"\nlogs: {run.dir}",
-                run.dir,
-            )
+            where = "; ".join(f"rank {rank.rank}: {describe(rank)}" for rank in ranks)
+            meant = explanation(*(run.log(rank.rank) for rank in ranks))
+            message = "\n".join([f"not ready after {seconds:.0f} s; {where}", *meant, f"logs: {run.dir}"])
+            raise LaunchError(message, run.dir)
         time.sleep(0.05)
 
 

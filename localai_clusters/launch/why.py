@@ -2,11 +2,15 @@
 
 Sources, best first: what the guard saw (a stopped process, a killed agent), torchrun's own account of the first
 failure on each node, what the ranks said of each other (serving/heartbeat.py: a rank of another node, a dead link).
-A rank that ended because it lost another one is an echo and never the cause.
+A rank that ended because it lost another one is an echo and never the cause. Where a rank or an agent failed by
+itself, its log is explained (diagnose/): what the failure means, and what to type.
 """
 
+import contextlib
 import re
 import signal
+from dataclasses import dataclass
+from pathlib import Path
 
 from localai_clusters.launch.run import STEPS, Rank, Run
 
@@ -17,11 +21,34 @@ ROOT_CAUSE = re.compile(r"rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\s+exitcod
 ERROR_LINE = re.compile(
     r"(?:^|\] |\) )\s*(?:\S+: )?(?P<error>(?:(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit)|error): .+)$"
 )
+PYDANTIC_SETTINGS = re.compile(r" \[type=\w+, input_value=.*")
+MOST_FIXES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """``logs``: those of whoever failed by itself; none where what is known from outside says all."""
+
+    cause: str
+    logs: tuple[Path, ...] = ()
 
 
 def why_it_ended(run: Run) -> str:
-    """Which rank failed first, how, the line of its log that says why, and where the logs are."""
-    return f"{cause(run)}\nlogs: {run.dir}"
+    """Which rank failed first, how, the line that says why, what that means, what to type, and where the logs are."""
+    ended = how_it_ended(run)
+    return "\n".join([ended.cause, *explanation(*ended.logs), f"logs: {run.dir}"])
+
+
+def explanation(*logs: Path) -> list[str]:
+    """What the failure in ``logs`` means and what to type, a few lines; none if that is not known."""
+    from localai_clusters.diagnose import explain_files  # here: a launch that goes well does without it
+
+    best = None
+    with contextlib.suppress(OSError, ValueError):  # a log that is gone or no text: the cause stands without it
+        best = explain_files(log for log in logs if log.exists()).best
+    if best is None or best.confidence == "low":
+        return []
+    return [" ".join(filter(None, (f"{best.title}.", best.why))), *(f"→ {fix}" for fix in best.fixes[:MOST_FIXES])]
 
 
 def ended_in_order(run: Run) -> bool:
@@ -30,22 +57,25 @@ def ended_in_order(run: Run) -> bool:
     return 0 not in run.node_ranks and agents == [0]
 
 
-def cause(run: Run) -> str:
+def how_it_ended(run: Run) -> Ended:
     if ended_in_order(run):
-        return "node 0 stopped the server"
+        return Ended("node 0 stopped the server")
     events = {event["event"]: event for event in reversed(run.events())}  # the first of each
     if "stopped-process" in events:
-        return stopped_process(run, events["stopped-process"])
+        return Ended(stopped_process(run, events["stopped-process"]))
     killed_agent = events.get("agent-exit", {"code": 0})
     echoes = {rank.rank for rank in run.ranks() if rank.facts.get("lost")}
     causes = [found for found in root_causes(run) if int(found["rank"]) not in echoes]
     if causes and killed_agent["code"] >= 0:
         return failed_rank(run, int(causes[0]["rank"]), int(causes[0]["code"]), "oom-kill" in events)
-    if killed_agent["code"] >= 0 and (found := failed_by_itself(run) or lost_rank(run) or gone_rank(run, events)):
+    if killed_agent["code"] >= 0 and (found := failed_by_itself(run)):
         return found
+    if killed_agent["code"] >= 0 and (found := lost_rank(run) or gone_rank(run, events)):
+        return Ended(found)
     ended = events.get("stopped", {"reason": "its guard died"})
     node = killed_agent.get("node_rank", run.node_ranks[0])
-    return f"the run ended: {ended['reason']}\n{last_lines(agent_log(run, node))}"
+    text = f"the run ended: {ended['reason']}\n{last_lines(agent_log(run, node))}"
+    return Ended(text, () if killed_agent["code"] < 0 else (agent_log_file(run, node),))
 
 
 def stopped_process(run: Run, event: dict) -> str:
@@ -57,25 +87,32 @@ def stopped_process(run: Run, event: dict) -> str:
     )
 
 
-def failed_rank(run: Run, rank: int, code: int, out_of_memory: bool) -> str:
+def failed_rank(run: Run, rank: int, code: int, out_of_memory: bool) -> Ended:
     failed = next((known for known in run.ranks() if known.rank == rank), Rank(rank, None, None, {}, {}))
     reached = [step for step in failed.times if step != "failed"]
-    log = run.log(rank).read_text(errors="replace") if run.log(rank).exists() else agent_log(run, run.node_ranks[0])
-    what = failed.facts.get("error") or last_error(log)
+    log = run.log(rank) if run.log(rank).exists() else agent_log_file(run, run.node_ranks[0])
+    what = without_settings(failed.facts.get("error", "")) or last_error(
+        log.read_text(errors="replace") if log.exists() else ""
+    )
     step = STEPS[reached[-1]] if reached else describe(failed)
     if "Address already in use" in what:
         what += f"\nport {run.plan.port} or {run.plan.master_port} was taken after the checks; --port 0: any free one"
-    return f"{named(run, rank)} {how_it_exited(code, out_of_memory)} while {step}\n{what}"
+    text = f"{named(run, rank)} {how_it_exited(code, out_of_memory)} while {step}\n{what}"
+    # A signal says nothing in a log; which port was taken is said above, in this run's own numbers.
+    by_itself = 0 <= code < 128 and "Address already in use" not in what
+    return Ended(text, (log, run.dir / f"rank{rank}.jsonl") if by_itself else ())
 
 
-def failed_by_itself(run: Run) -> str | None:
+def failed_by_itself(run: Run) -> Ended | None:
     """The first rank that said what failed, where torchrun's agent did not live to say it."""
     failed = [rank for rank in run.ranks() if "error" in rank.facts]
     first = min(failed, key=lambda rank: rank.times["failed"], default=None)
     if first is None:
         return None
     reached = [step for step in first.times if step != "failed"]
-    return f"{named(run, first.rank)} failed while {STEPS[reached[-1]]}\n{first.facts['error']}"
+    error = without_settings(first.facts["error"])
+    text = f"{named(run, first.rank)} failed while {STEPS[reached[-1]]}\n{error}"
+    return Ended(text, (run.log(first.rank), run.dir / f"rank{first.rank}.jsonl"))
 
 
 def gone_rank(run: Run, events: dict[str, dict]) -> str | None:
@@ -107,8 +144,18 @@ def root_causes(run: Run) -> list[re.Match[str]]:
     return [causes[-1] for causes in found if causes]
 
 
+def without_settings(error: str) -> str:
+    """An error's text without what pydantic adds to a refusal: all settings at length, and a link to its own pages."""
+    lines = [PYDANTIC_SETTINGS.sub("", line) for line in error.splitlines()]
+    return "\n".join(line for line in lines if not line.strip().startswith("For further information visit"))
+
+
+def agent_log_file(run: Run, node: int) -> Path:
+    return run.dir / f"node{node}.log"
+
+
 def agent_log(run: Run, node: int) -> str:
-    path = run.dir / f"node{node}.log"
+    path = agent_log_file(run, node)
     return path.read_text(errors="replace") if path.exists() else ""
 
 
