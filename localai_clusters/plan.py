@@ -116,8 +116,8 @@ class ServePlan:
         given = [text for flag, value in flags.items() if value is not None for text in (flag, str(value))]
         return [*given, *self.extra_args]
 
-    def argv(self, node_rank: int = 0) -> list[str]:
-        """torchrun's argv for one node, ``torchrun`` first."""
+    def argv(self, node_rank: int = 0, module: str = RANK_MODULE) -> list[str]:
+        """torchrun's argv for one node, ``torchrun`` first; ``module`` is what each rank runs."""
         self.check_node_rank(node_rank)
         return [
             "torchrun",
@@ -125,7 +125,7 @@ class ServePlan:
             f"--nproc-per-node={self.nproc_per_node}",
             *self.rendezvous(node_rank),
             "-m",
-            RANK_MODULE,
+            module,
             *self.rank_args(),
         ]
 
@@ -168,10 +168,10 @@ class ServePlan:
                 plan = replace(plan, **{field.name: field.default})
         return [paste(plan.argv(node_rank)) for node_rank in range(self.nnodes)]
 
-    def serve_command(self, node_rank: int) -> str:
-        """``localai-clusters serve`` for one node's share, to paste into a shell there."""
+    def serve_command(self, node_rank: int, verb: str = "serve") -> str:
+        """``localai-clusters VERB`` for one node's share, to paste into a shell there."""
         self.check_node_rank(node_rank)
-        words = ["localai-clusters", "serve"]
+        words = ["localai-clusters", *verb.split()]
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("extra_args", "nproc_per_node") and value not in (None, field.default):

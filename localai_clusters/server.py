@@ -17,12 +17,13 @@ import httpx
 
 from localai_clusters import observe, sizing
 from localai_clusters.errors import PlainError, server_words
+from localai_clusters.launch.placing import plan_on, with_ports
 from localai_clusters.launch.ready import following, serving, wait_until_ready
 from localai_clusters.launch.run import Rank, Run
 from localai_clusters.launch.why import why_it_ended
-from localai_clusters.machine import Machine, free_port, is_own_address
+from localai_clusters.machine import Machine
 from localai_clusters.models import Model, find
-from localai_clusters.plan import MASTER_PORT, ServePlan
+from localai_clusters.plan import ServePlan
 from localai_clusters.preflight import preflight
 from localai_clusters.preflight.report import Report
 from localai_clusters.preflight.situation import settle
@@ -275,30 +276,6 @@ def prepare(
     report = preflight(plan, **place)
     report.raise_if_failed(tuple(skip_checks))
     return plan, model, report
-
-
-def plan_on(plan: ServePlan, nodes: "Nodes") -> ServePlan:
-    """``plan`` for ``nodes`` of this machine: their number, and the first one's address to meet at."""
-    count = len(nodes.nodes)
-    if plan.nnodes not in (1, count):
-        raise ValueError(f"the plan has {plan.nnodes} nodes and {count} are up; localai-clusters nodes up --count N")
-    if not plan.is_loopback:
-        raise ValueError(f"on nodes of one machine the server is reached at 127.0.0.1; --host is {plan.host}")
-    if problems := nodes.problems():
-        raise ValueError("\n".join(problems))
-    return plan.with_(nnodes=count, master_addr=nodes.nodes[0].address)
-
-
-def with_ports(plan: ServePlan) -> ServePlan:
-    """``plan`` with real ports in place of 0."""
-    port = plan.port or free_port(plan.host, plan.master_port)
-    master_port = plan.master_port
-    if not master_port:
-        if plan.nnodes > 1 and not is_own_address(plan.master_addr):  # inside nodes of our own, or on another machine
-            master_port = MASTER_PORT
-        else:
-            master_port = free_port(plan.master_addr, port)
-    return plan.with_(port=port, master_port=master_port)
 
 
 def base_url(plan: ServePlan) -> str:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,14 @@ LEAST_FREE_BYTES = 32 << 20  # a start writes some 100 kB of logs, a day of serv
 # In the order in which a rank reaches them, with what a person is shown.
 STEPS = {
     "python": "starting Python",
+    # in preflight --live (launch/live/job.py), instead of what follows
+    "torch": "importing torch",
+    "roll-call": "answering the roll call",
+    "reach": "connecting to the other nodes",
+    "all-reduce": "checking the all-reduce",
+    "latency": "measuring latency and bandwidth",
+    "measured": "measured",
+    # in serve
     "import": "importing vLLM",
     "rendezvous": "joining the process group",
     "weights": "loading its weights",
@@ -81,7 +89,7 @@ class Run:
         self,
         plan: ServePlan,
         environment: dict[str, str] | None = None,
-        argv: Sequence[str] | None = None,
+        argv: Sequence[str] | Callable[[int], Sequence[str]] | None = None,
         *,
         node_rank: int = 0,
         nodes: "Nodes | None" = None,
@@ -89,7 +97,8 @@ class Run:
         """Start torchrun's agent for ``node_rank`` of ``plan``, with ``environment`` on top of this process's own.
 
         With ``nodes``, nodes of this machine, every one's agent is started, each inside its node. ``argv`` runs
-        another command in the agent's place (bench/ measures ``vllm serve`` under the same guard).
+        another command in the agent's place (bench/ measures ``vllm serve`` under the same guard); a function of
+        the node rank gives every node its own.
 
         Raises ``LaunchError`` if the run's folder cannot be written or the guard does not start.
         """
@@ -124,12 +133,12 @@ class Run:
             shutil.rmtree(sockets, ignore_errors=True)
             raise LaunchError(f"cannot start a run in {self.dir}: {error.strerror or error}") from error
 
-    def _write_spec(self, sockets: str, argv: Sequence[str] | None) -> None:
+    def _write_spec(self, sockets: str, argv: Sequence[str] | Callable[[int], Sequence[str]] | None) -> None:
         agents, helpers = [], []
         for node in self.node_ranks:
             logs = f"--log-dir={self.dir / 'torchrun'}"  # its default is a new folder in /tmp, which stays
             torchrun = [sys.executable, "-m", "torch.distributed.run", logs, *self.plan.argv(node)[1:]]
-            agent = list(argv or torchrun)
+            agent = list(argv(node) if callable(argv) else argv or torchrun)
             agents.append({"node_rank": node, "argv": self.nodes.enter(node, agent) if self.nodes else agent})
         if self.nodes and (forward := self.nodes.forward(self.plan.port, self.plan.port)):
             helpers.append(forward)
