@@ -29,6 +29,8 @@ def first_answers(
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
     """Where two sequences part, from 0; the shorter one's length where it is the
     beginning of the other; None when they are equal."""
+    if a == b:
+        return None
     for place, (token_a, token_b) in enumerate(zip(a, b, strict=False)):
         if token_a != token_b:
             return place

@@ -111,7 +111,7 @@ def _completions(record: Checkpoint) -> Iterator[Finding]:
                 f"{at}.logprobs",
                 f"{len(completion.logprobs)} for {len(completion.token_ids)} tokens",
             )
-        if any(logprob > 0 for logprob in completion.logprobs):
+        if max(completion.logprobs, default=0.0) > 0:
             yield wrong(f"{at}.logprobs", "the logarithm of a probability is <= 0")
 
 

@@ -1,0 +1,1 @@
+"""Grading: records held against a rubric, against one another, and against the model itself (replay)."""
