@@ -76,8 +76,11 @@ def nodes_of_this_machine():
 @node_rank_option
 @on_nodes_option
 @click.option("--live", is_flag=True, help="Start the ranks for some seconds too, without vLLM.")
+@click.option("--wait", type=float, metavar="SECONDS", help="With --live: how long other nodes may take to answer.")
 @as_json
-def preflight(json_: bool, node_rank: int, on_nodes: bool, live: bool, api_key: str | None, **plan) -> None:
+def preflight(
+    json_: bool, node_rank: int, on_nodes: bool, live: bool, wait: float | None, api_key: str | None, **plan
+) -> None:
     """Check a plan; start nothing, or with --live its ranks for some seconds.
 
     --live says who answers from where, whether the all-reduce is right, and what a message costs. For several machines
@@ -96,7 +99,7 @@ def preflight(json_: bool, node_rank: int, on_nodes: bool, live: bool, api_key: 
         from localai_clusters.signals import as_interrupt
 
         with as_interrupt():
-            report = start(plan, nodes=nodes, node_rank=node_rank, api_key=api_key)
+            report = start(plan, nodes=nodes, node_rank=node_rank, api_key=api_key, wait=wait)
     elif nodes:
         from localai_clusters.launch.placing import plan_on
 

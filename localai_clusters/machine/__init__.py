@@ -7,7 +7,7 @@ from localai_clusters.machine.cores import Core, assign_cores, physical_cores
 from localai_clusters.machine.facts import Gpu, GpuLink, GpuProcess, Interface, Limits, MigDevice
 from localai_clusters.machine.machine import Machine
 from localai_clusters.machine.network import free_port, interface_towards, is_own_address, port_holder
-from localai_clusters.machine.system import SUPPORTED_VLLM, installed_backend
+from localai_clusters.machine.system import SUPPORTED_VLLM, installed_backend, versions
 from localai_clusters.machine.visible import VisibleGpus, visible_gpus
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "is_own_address",
     "physical_cores",
     "port_holder",
+    "versions",
     "visible_gpus",
 ]
