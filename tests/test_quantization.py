@@ -355,9 +355,9 @@ def test_integers_of_8_bits_with_16_bit_activations_have_no_kernel_on_a_cpu():
     ("method", "on", "status"),
     [
         (AWQ["quantization_config"], A100S, FAIL),
-        (AWQ["quantization_config"], CPU, WARN),
+        (AWQ["quantization_config"], CPU, FAIL),
         (GPTQ["quantization_config"], A100S, WARN),
-        (GPTQ["quantization_config"], CPU, WARN),
+        (GPTQ["quantization_config"], CPU, FAIL),
         (config("llama-3.1-8b-instruct-w4a16-compressed-tensors")["quantization_config"], A100S, FAIL),
         (config("llama-3.1-8b-instruct-w4a16-compressed-tensors")["quantization_config"], CPU, FAIL),
         (FP8_BLOCKS, A100S, FAIL),

@@ -14,7 +14,8 @@ from localai_clusters.vllm_flags import is_on, value_of
 
 CPU_TILE = 32  # vllm/model_executor/kernels/linear/mixed_precision/cpu.py, can_implement
 SMALLEST_EXPERT_GROUP = 32  # moe_wna16.py, create_weights
-SILENT = "; vLLM does not look, and the ranks would read other groups' scales: nonsense comes out"
+SILENT = "; vLLM does not look, and the ranks would read other groups' scales: "
+ON_A_GPU, ON_A_CPU = "nonsense comes out", "its CPU kernel crashes"  # the latter was met, with GPTQ
 
 
 def quantized_split(situation: Situation, method: str) -> Iterator[Verdict]:
@@ -35,7 +36,8 @@ def quantized_split(situation: Situation, method: str) -> Iterator[Verdict]:
     if best and tensor % best == 0 and best < tensor:
         fix += f" --pipeline-parallel-size {tensor // best * plan.pipeline_parallel_size}"
     if wrong.endswith(SILENT):
-        yield Verdict("quantization", WARN, wrong, fix)
+        status, outcome = (FAIL, ON_A_CPU) if situation.machine.backend == "cpu" else (WARN, ON_A_GPU)
+        yield Verdict("quantization", status, wrong + outcome, fix)
     else:
         yield Verdict("quantization", FAIL, wrong, fix)
 

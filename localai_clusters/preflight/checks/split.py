@@ -9,6 +9,8 @@ from localai_clusters.vllm_flags import is_on
 
 CPU_TILE = 32
 
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # v1/attention/backends/cpu_attn.py
+
 
 def check_world_size(situation: Situation) -> Iterator[Verdict]:
     plan = situation.plan
@@ -38,6 +40,9 @@ def check_heads(situation: Situation) -> Iterator[Verdict]:
     wrong = unsplittable(shape, tensor, expert_parallel)
     if wrong is None and situation.machine.backend == "cpu" and (tile := _experts_off_tile(situation, expert_parallel)):
         yield Verdict("heads", FAIL, tile, "another --tensor-parallel-size, or -- --enable-expert-parallel")
+    elif wrong is None and situation.machine.backend == "cpu" and not shape.latent and shape.head_dim not in CPU_HEADS:
+        message = f"vLLM's attention on a CPU takes heads of {', '.join(map(str, CPU_HEADS))}, not of {shape.head_dim}"
+        yield Verdict("heads", FAIL, message, "a GPU, or another model")
     elif wrong is None:
         kept = "one latent vector a token" if shape.latent else f"{max(1, kv_heads // tensor)} KV heads"
         how = f"{heads // tensor} heads and {kept} on each of {tensor} ranks"
