@@ -178,7 +178,7 @@ def with_token(record: Checkpoint, place: int, at: int, token: int, forger: Forg
 
 
 def _with_prompt(record: Checkpoint, forger: Forger, swap: Callable[[Prompt, Prompt], Prompt]) -> Checkpoint:
-    number = forger.draw.randrange(len(record.data.prompts))
+    number = forger.draw.choice(sorted({completion.prompt_index for completion in record.observed.completions}))
     prompts = list(record.data.prompts)
     prompts[number] = swap(prompts[number], forger.who_asked_another(record, number).data.prompts[number])
     return resealed(record.model_copy(update={"data": record.data.model_copy(update={"prompts": tuple(prompts)})}))

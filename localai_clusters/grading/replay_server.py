@@ -8,8 +8,8 @@ tokenizer and chat template, so that neither is needed in this process.
 import asyncio
 import functools
 import json
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import aiohttp
@@ -94,29 +94,18 @@ def talk(url: str, headers: Mapping[str, str], work: Callable[[Ask], Coroutine[A
         ) as session:
             return await work(functools.partial(_post, session, url.rstrip("/")))
 
-    outcome: list[Answer | BaseException] = []
     loop = asyncio.new_event_loop()
     task = loop.create_task(connected())
-
-    def run() -> None:
-        try:
-            outcome.append(loop.run_until_complete(task))
-        except BaseException as error:
-            outcome.append(error)
-        finally:
-            loop.close()
-
-    thread = threading.Thread(target=run, name="replay")
-    thread.start()
     try:
-        thread.join()
-    except BaseException:  # Ctrl-C
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+        with ThreadPoolExecutor(1, thread_name_prefix="replay") as thread:
+            answered = thread.submit(loop.run_until_complete, task)
+            try:
+                return answered.result()
+            except BaseException:  # Ctrl-C, or what `work` raised
+                loop.call_soon_threadsafe(task.cancel)
+                raise
+    finally:
+        loop.close()
 
 
 async def _post(session: aiohttp.ClientSession, url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
