@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from localai_clusters.lab import CHECKPOINT_MIME, course_root
 from localai_clusters.launch.run import Rank
 from localai_clusters.launch.why import exit_code_of
 from localai_clusters.machine import Machine
+from localai_clusters.models import BUILT_IN, Model, ModelShape, look_up
 from localai_clusters.observe import MIB, RankMemory
+from localai_clusters.observed import Collective, ExerciseOutcome, Failure, Timeline, Traffic
+from localai_clusters.plan import ServePlan
 from localai_clusters.server import Completion, Server
 from localai_clusters.sizing import can_predict, dtype_of, rank_sizes
 
 GIB = 1 << 30
+LONGEST_SENTENCE = 4096  # characters; checkpoint/fields.py
 PRE = "<pre style='white-space:pre;overflow-x:auto'>"
 
 
@@ -28,40 +32,43 @@ def record(
     student: str,
     chapter: int,
     lab: str,
-    servers: Sequence[Server],
+    servers: Sequence[Server] = (),
     answers: Mapping[str, Any] | None = None,
     constraints: Iterable[str] = (),
+    exercises: Iterable[ExerciseOutcome] = (),
+    failures: Iterable[Failure] = (),
+    timelines: Iterable[Timeline] = (),
+    traffic: Iterable[Traffic] = (),
+    collectives: Iterable[Collective] = (),
     folder: str | Path | None = None,
 ) -> "Recorded":
     """Write the checkpoint of ``servers``, stopped or running, below ``folder`` (the course's checkpoints/).
 
     Runs, outputs, memory, load and constraints are taken from the servers; ``answers`` and the sentences in
-    ``constraints`` are the student's. The first server is what the others' tokens are compared with. Raises
-    ``ValueError`` for no server or servers of different models, ``CheckpointError`` for a field that does not fit.
+    ``constraints`` are the student's; the rest is what the lab measured (observed.py). The first server is what the
+    others' tokens are compared with. Without servers the record is of ``failures`` alone, a dry run. Raises
+    ``ValueError`` for neither, or for servers of different models, ``CheckpointError`` for a field that does not fit.
     """
-    if not servers:
-        raise ValueError("record() needs the servers that ran: record(..., servers=[server])")
+    failures = tuple(failures)
     models = {server.model.name for server in servers}
     if len(models) > 1:
         raise ValueError(f"one checkpoint is about one model; these servers ran {', '.join(sorted(models))}")
-    machine, model = servers[0].machine, servers[0].model
+    plan = servers[0].plan if servers else next((failure.plan for failure in failures if failure.plan), None)
+    if plan is None:
+        raise ValueError("record() needs the servers that ran, record(..., servers=[server]), or failures with a plan")
+    machine = servers[0].machine if servers else Machine.now()
     prompts = list(dict.fromkeys(_prompt_key(c) for server in servers for c in server.completions))
     completions = [
         _completion(server, completion, prompts.index(_prompt_key(completion)))
         for server in servers
         for completion in server.completions
     ]
-    first, *others = servers
-    comparisons = [c for other in others for c in checkpoint.compare(completions, first.run.id, other.run.id)]
+    comparisons = [c for other in servers[1:] for c in checkpoint.compare(completions, servers[0].run.id, other.run.id)]
     built = checkpoint.build(
         student=student,
         chapter=chapter,
         lab=lab,
-        evidence={
-            "level": "cuda" if any(_on_gpu(rank) for server in servers for rank in server.ranks()) else "cpu",
-            "nodes": max(server.plan.nnodes for server in servers),
-            "ranks": max(server.plan.world_size for server in servers),
-        },
+        evidence=_evidence(servers),
         versions=_versions(machine),
         machine={
             "cores": len(machine.cores),
@@ -70,11 +77,7 @@ def record(
             "gpus": [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in machine.gpus],
         },
         data={
-            "model": model.name,
-            "source": model.source,
-            "folder": str(model.path),
-            "revision": model.revision or None,
-            "weights_sha256": model.weights_sha256(),
+            **(_data(servers[0].model) if servers else _data_of_a_plan(plan)),
             "prompts": [checkpoint.prompt(text, form=form, token_ids=ids) for form, text, ids in prompts],
         },
         runs=[_run(server) for server in servers],
@@ -83,9 +86,13 @@ def record(
             "comparisons": comparisons,
             "load": [_load(server, load) for server in servers for load in server.loads],
             "nvidia_smi": next((server.nvidia_smi for server in servers if server.nvidia_smi), None),
+            "timelines": [_timeline(timeline) for timeline in timelines],
+            "traffic": [asdict(counted) for counted in traffic],
+            "failures": [_failure(failure) for failure in failures],
+            "collectives": [asdict(measured) for measured in collectives],
         },
         constraints=[
-            *({"kind": kind, "sentence": text, "source": "library"} for kind, text in known_constraints(servers)),
+            *({"kind": kind, "sentence": text, "source": "library"} for kind, text in known_constraints(servers, plan)),
             *({"kind": "other", "sentence": text, "source": "student"} for text in constraints),
         ],
         preflight=[
@@ -94,6 +101,7 @@ def record(
             for v in server.report.verdicts
         ],
         answers=dict(answers or {}),
+        exercises=[outcome.to_dict() for outcome in exercises],
     )
     path = checkpoint.write(built, folder or course_root() / "checkpoints")
     return Recorded(path, built)
@@ -128,23 +136,28 @@ class Recorded:
         }
 
 
-def known_constraints(servers: Sequence[Server]) -> list[tuple[str, str]]:
-    """(kind, sentence) of what the library knows the result to depend on."""
-    server = servers[0]
-    machine, plan, shape = server.machine, server.plan, server.model.shape
-    unsplit = rank_sizes(plan.with_(tensor_parallel_size=1, pipeline_parallel_size=1, nnodes=1), shape)[0]
-    dtype = dtype_of(plan, shape)
-    held = min(size.kv_tokens or 0 for size in rank_sizes(plan, shape))
-    found = [("model-size", f"{plan.model}: the bytes of its weights were measured, not predicted.")]
-    if can_predict(shape):
+def known_constraints(servers: Sequence[Server], plan: ServePlan) -> list[tuple[str, str]]:
+    """(kind, sentence) of what the library knows the result to depend on. ``plan`` is the first that was tried."""
+    machine = servers[0].machine if servers else Machine.now()
+    shape = servers[0].model.shape if servers else look_up(plan.model)
+    found, held = [("model-size", f"{plan.model}: the bytes of its weights were measured, not predicted.")], 0
+    if shape is None or not servers:
+        found = [("model-size", f"Plans of {plan.model} were refused or failed; none of its weights was served.")]
+    elif can_predict(shape):
+        unsplit = rank_sizes(plan.with_(tensor_parallel_size=1, pipeline_parallel_size=1, nnodes=1), shape)[0]
         found = [
             (
                 "model-size",
-                f"The weights of {plan.model} take {unsplit.weights_bytes / MIB:.0f} MiB in {dtype}; a model this "
-                "small gains little from a split, and its speeds say nothing about larger ones.",
+                f"The weights of {plan.model} take {unsplit.weights_bytes / MIB:.0f} MiB in {dtype_of(plan, shape)}; a "
+                "model this small gains little from a split, and its speeds say nothing about larger ones.",
             )
         ]
-    if machine.backend == "cpu":
+    if servers:
+        held = min(size.kv_tokens or 0 for size in rank_sizes(plan, shape))
+    if not servers:
+        devices = f"{len(machine.gpus)} GPUs" if machine.backend == "cuda" else f"{len(machine.cores)} CPU cores"
+        found.append(("backend", f"Nothing was served: what was refused or failed did so for a machine of {devices}."))
+    elif machine.backend == "cpu":
         found.append(
             (
                 "backend",
@@ -163,14 +176,49 @@ def known_constraints(servers: Sequence[Server]) -> list[tuple[str, str]]:
                 "network, and shared that machine's memory bandwidth and cores.",
             )
         )
-    found.append(
-        (
-            "available-memory",
-            f"{machine.memory_available_bytes / GIB:.1f} of {machine.memory_bytes / GIB:.1f} GiB were available; "
-            + (f"the KV cache was set to hold {held} tokens." if held else "vLLM sized the KV cache by what was free."),
-        )
-    )
+    cache = f"the KV cache was set to hold {held} tokens." if held else "vLLM sized the KV cache by what was free."
+    free, total = machine.memory_available_bytes / GIB, machine.memory_bytes / GIB
+    said = f"{free:.1f} of {total:.1f} GiB were available"
+    found.append(("available-memory", f"{said}; {cache}" if servers else f"{said}."))
     return found
+
+
+def _evidence(servers: Sequence[Server]) -> dict[str, Any]:
+    on_gpu = any(_on_gpu(rank) for server in servers for rank in server.ranks())
+    return {
+        "level": "cuda" if on_gpu else "cpu" if servers else "dry-run",
+        "nodes": max((server.plan.nnodes for server in servers), default=0),
+        "ranks": max((server.plan.world_size for server in servers), default=0),
+    }
+
+
+def _data(model: Model) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "source": model.source,
+        "folder": str(model.path),
+        "revision": model.revision or None,
+        "weights_sha256": model.weights_sha256(),
+    }
+
+
+def _data_of_a_plan(plan: ServePlan) -> dict[str, Any]:
+    """Of a model that was not served, and may be nowhere: fetching it only to record it would be too much."""
+    source = "built-in" if plan.model in BUILT_IN else "folder" if Path(plan.model).is_dir() else "hugging-face"
+    return {"model": plan.model, "source": source}
+
+
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    fields = asdict(timeline)
+    points = fields.pop("points")
+    seconds, values = zip(*points, strict=True) if points else ((), ())
+    return {**fields, "seconds": seconds, "values": values}
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    fields = {name: getattr(failure, name) for name in failure.__slots__ if name != "plan"}
+    fields["message"] = failure.message[:LONGEST_SENTENCE]
+    return {**fields, "plan": _plan(failure.plan, look_up(failure.plan.model)) if failure.plan else None}
 
 
 def _prompt_key(completion: Completion) -> tuple[str, str, tuple[int, ...] | None]:
@@ -210,24 +258,24 @@ def _run(server: Server) -> dict[str, Any]:
     memory = server.last_memory.ranks if server.last_memory else [None] * len(ranks)
     return {
         "run_id": server.run.id,
-        "plan": {
-            "model": plan.model,
-            "tensor_parallel_size": plan.tensor_parallel_size,
-            "pipeline_parallel_size": plan.pipeline_parallel_size,
-            "nnodes": plan.nnodes,
-            "nproc_per_node": plan.nproc_per_node,
-            "dtype": plan.dtype,
-            "max_model_len": plan.max_model_len or server.model.shape.max_position_embeddings,
-            "gpu_memory_utilization": plan.gpu_memory_utilization,
-            "kv_cache_memory_bytes": plan.kv_cache_memory_bytes,
-            "quantization": plan.quantization,
-        },
+        "plan": _plan(plan, server.model.shape),
         "argv": [plan.argv(node_rank) for node_rank in range(plan.nnodes)],
         "environment": {**os.environ, **ranks[0].facts.get("environment", {})},
         "started_at": checkpoint.utc(server.run.started_at),
         "seconds_to_ready": server.seconds_to_ready or None,
         "seconds_serving": server.seconds_serving,
         "ranks": [_rank(server, rank, held) for rank, held in zip(ranks, memory, strict=True)],
+    }
+
+
+def _plan(plan: ServePlan, shape: ModelShape | None) -> dict[str, Any]:
+    same = "tensor_parallel_size pipeline_parallel_size nnodes nproc_per_node gpu_memory_utilization quantization"
+    return {
+        "model": plan.model,
+        "dtype": plan.dtype,
+        "max_model_len": plan.max_model_len or (shape.default_max_model_len if shape else None) or 1,
+        "kv_cache_memory_bytes": plan.kv_cache_memory_bytes,
+        **{name: getattr(plan, name) for name in same.split()},
     }
 
 

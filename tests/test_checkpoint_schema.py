@@ -73,7 +73,7 @@ def test_no_object_is_open_and_nothing_is_unbounded():
         elif kind == "string":
             assert {"maxLength", "pattern", "enum", "const"} & node.keys(), node
         elif kind in ("integer", "number"):
-            assert {"maximum", "const"} & node.keys(), node
+            assert {"maximum", "const", "enum"} & node.keys(), node
         seen.add(kind)
     assert {"object", "array", "string", "integer", "number"} <= seen
 
@@ -91,7 +91,8 @@ def test_fields_are_described():
         ("student", "", False),
         ("chapter", "7", False),
         ("chapter", None, False),
-        ("schema_version", 2, False),
+        ("schema_version", 1, True),
+        ("schema_version", 3, False),
         ("created_at", "2026-13-01T00:00:00Z", False),
         ("created_at", "2026-11-23T10:45:00+00:00", False),
         ("evidence", {"level": "cpu", "nodes": 1}, False),

@@ -210,7 +210,7 @@ def test_a_record_larger_than_read_accepts_is_not_written(tmp_path):
         ('{"schema_version": null}', "schema_version: this field is missing"),
         (
             '{"schema_version": 3, "new": []}',
-            "this file is version 3; this program reads up to 1: update with `git pull",
+            "this file is version 3; this program reads up to 2: update with `git pull",
         ),
         ('{"schema_version": 1}', "record_id: this field is missing"),
         ('{"schema_version": 1, "\\u001b[2J": 1}', "(and other fields are wrong)"),
@@ -239,7 +239,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content, expected):
         ("data.folder", "\ud800", "data.folder: should be a valid string"),
         ("runs.0.seconds_to_ready", 10**400, "seconds_to_ready: should be"),
         ("runs", [[]] * 5000, "runs[0]: should be"),
-        ("versions.\x1b[2J\nname", 1, 'versions["\\u001b[2J\\nname"]: version 1 of'),
+        ("versions.\x1b[2J\nname", 1, 'versions["\\u001b[2J\\nname"]: the record has'),
         ("machine", [], "machine: should be an object; found a list of 0 items"),
         (
             "constraints",

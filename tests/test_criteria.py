@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic_core import to_jsonable_python
 from test_checkpoint_example import altered, example, fields
+from test_checkpoint_versions import ADDED, EXERCISES
 
 from localai_clusters.checkpoint import Checkpoint, build, prompt, verify
 from localai_clusters.grading import rubric as r
@@ -373,3 +374,56 @@ def test_replayed():
     check(marked("replayed", replay={"outcome": "confirmed", "reason": "96 tokens"}), FULL, 2.0, "confirmed: 96 tokens")
     check(marked("replayed", replay={"outcome": "refuted", "reason": "no"}), NONE, 0.0, "refuted: no")
     check(marked("replayed", replay={"outcome": "not replayable", "reason": "no"}), BY_HAND, None, "not replayable: no")
+
+
+# What labs observe (version 2)
+
+
+def lab_record(**observed):
+    return example(observed={**fields()["observed"], **ADDED, **observed}, exercises=EXERCISES)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "status", "points", "said"),
+    [
+        ("kv_bytes", FULL, 2.0, "right after 2 tries and 1 hint"),
+        ("worth_it", BY_HAND, None, "a text to be read"),
+        ("blocks", NONE, 0.0, "the exercise blocks was not tried"),
+        ("split", NONE, 0.0, "wrong, after 1 try and 0 hints"),
+        ("none", NONE, 0.0, "the exercise none was not tried"),
+    ],
+)
+def test_an_exercise_counts_as_its_check_said(exercise, status, points, said):
+    check(marked("exercise", lab_record(), exercise=exercise), status, points, said)
+
+
+def test_a_solution_that_was_looked_up_is_worth_what_the_rubric_says():
+    looked_up = example(exercises=[{"id": "a", "status": "right", "attempts": 1, "solution_shown": True}])
+    check(marked("exercise", looked_up, exercise="a"), NONE, 0.0, "its solution had been looked up")
+    check(marked("exercise", looked_up, exercise="a", after_solution="50%"), PART, 1.0)
+
+
+def test_an_experiment_must_have_failed_and_with_repaired_its_repair_served():
+    record = lab_record()
+    check(marked("broken", record, failure="heads-not-divisible", repaired=True), FULL, 2.0, "heads; run tp2 served")
+    check(marked("broken", record, failure="killed-rank"), FULL, 2.0, "lost while serving after 2.5 s: rank-killed")
+    check(marked("broken", record, failure="killed-rank", repaired=True), PART, 1.0, "it was not repaired")
+    check(marked("broken", record, failure="killed-rank", how="launch failed"), NONE, 0.0, "asked for: launch failed")
+    check(marked("broken", record, failure="port-taken"), NONE, 0.0, "port-taken: no such experiment is recorded")
+
+
+def test_watching_must_have_lasted_and_covered_every_rank_or_the_server():
+    record = lab_record()
+    check(marked("watched", record, quantity="kv-blocks", run=TP2, samples=3), FULL, 2.0, "of the server watched")
+    check(marked("watched", record, quantity="kv-blocks", run=TP2, samples=4), NONE, 0.0)
+    check(marked("watched", record, quantity="resident", run=TP2, samples=1), PART, 1.0, "resident of 1 rank watched")
+    check(marked("watched", record, quantity="gpu", run=TP2), NONE, 0.0, "gpu was not watched over time")
+    check(marked("watched", record, quantity="kv-blocks", run=TP4), NONE, 0.0, "no run with TP=4")
+
+
+def test_traffic_is_counted_by_the_settings_of_the_link():
+    slower = ADDED["traffic"][0] | {"delay_ms": 20.0}
+    check(marked("traffic", lab_record(), run=TP2, settings=2), PART, 1.0, "with 1 setting of the link; asked for: 2")
+    check(marked("traffic", lab_record(traffic=[*ADDED["traffic"], slower]), run=TP2, settings=2), FULL, 2.0)
+    nothing = ADDED["traffic"][0] | {"output_tokens": 0}
+    check(marked("traffic", lab_record(traffic=[nothing])), NONE, 0.0)

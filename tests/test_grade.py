@@ -156,7 +156,7 @@ def test_texts_to_mark_are_named():
         (b"[]", "unreadable", "a checkpoint is one JSON object, this is something else"),
         (b'{"schema_version": 1}', "unreadable", "record_id: this field is missing (and other fields are wrong)"),
         (b" " * (16 * 2**20 + 1), "unreadable", "larger than a checkpoint may be (16,777,216 bytes)"),
-        (b'{"schema_version": 99}', "too new", "this file is version 99; this program reads up to 1"),
+        (b'{"schema_version": 99}', "too new", "this file is version 99; this program reads up to 2"),
     ],
 )
 def test_what_is_no_record(content, outcome, reason):

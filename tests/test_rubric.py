@@ -197,7 +197,7 @@ def test_a_rubric_that_was_passed_on_as_json_is_the_same():
 
 
 def test_every_kind_has_a_name_of_its_own():
-    assert len(KINDS) == 15
+    assert len(KINDS) == 19
     assert {"served", "sweep", "refused", "number", "choice", "text", "replayed"} <= KINDS.keys()
 
 

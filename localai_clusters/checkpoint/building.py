@@ -162,7 +162,7 @@ def _complaint(error: dict) -> str:
     if kind == "missing":
         return "this field is missing"
     if kind == "extra_forbidden":
-        return f"version {SCHEMA_VERSION} of the record has no such field"
+        return "the record has no such field"
     message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if context.get("pattern") in EXPECTED:
         message = f"should be {EXPECTED[context['pattern']]}"

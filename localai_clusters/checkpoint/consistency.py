@@ -5,6 +5,7 @@ This shows consistency, not honesty: whoever can edit the file can edit the dige
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 from . import runs_consistency
 from .building import digest_of, text_sha256
@@ -15,6 +16,7 @@ from .runs_consistency import served
 
 NEEDED_CONSTRAINTS = ("model-size", "backend", "available-memory")
 RATE_TOLERANCE = 0.02  # of tokens / seconds: both are rounded
+PAYLOAD_TOLERANCE = 0.5  # of the payload predicted, below which what was counted is doubtful
 
 
 def verify(checkpoint: Checkpoint) -> list[Finding]:
@@ -66,8 +68,12 @@ def _names(record: Checkpoint) -> Iterator[Finding]:
         *((f"preflight[{i}].run_id", p.run_id) for i, p in enumerate(record.preflight)),
         *(
             (f"observed.{kind}[{i}].run_id", item.run_id)
-            for kind in ("completions", "load")
+            for kind in ("completions", "load", "timelines", "traffic")
             for i, item in enumerate(getattr(observed, kind))
+        ),
+        *(
+            (f"observed.failures[{i}].repaired_run_id", item.repaired_run_id)
+            for i, item in enumerate(observed.failures)
         ),
         *(
             (f"observed.comparisons[{i}].{side}", getattr(item, side))
@@ -154,6 +160,35 @@ def _load(record: Checkpoint) -> Iterator[Finding]:
                 )
 
 
+def _timelines(record: Checkpoint) -> Iterator[Finding]:
+    for i, line in enumerate(record.observed.timelines):
+        at = f"observed.timelines[{i}]"
+        if len(line.seconds) != len(line.values):
+            yield wrong(at, f"{len(line.seconds)} times for {len(line.values)} values")
+        if any(later < earlier for earlier, later in pairwise(line.seconds)):
+            yield wrong(f"{at}.seconds", "they are not in order")
+        if line.capacity is not None and max(line.values, default=0) > line.capacity:
+            yield wrong(f"{at}.values", f"{max(line.values):,} {line.unit} of {line.capacity:,} that there can be")
+
+
+def _traffic(record: Checkpoint) -> Iterator[Finding]:
+    plans = {run.run_id: run.plan for run in record.runs}
+    for i, traffic in enumerate(record.observed.traffic):
+        at, plan = f"observed.traffic[{i}]", plans.get(traffic.run_id)
+        if plan and len(traffic.bytes_sent) != plan.nnodes:
+            yield wrong(f"{at}.bytes_sent", f"of {len(traffic.bytes_sent)} nodes; the plan has {plan.nnodes}")
+        least = (traffic.predicted_bytes_per_token or 0) * traffic.output_tokens
+        if traffic.bytes_sent and max(traffic.bytes_sent) < PAYLOAD_TOLERANCE * least:
+            sent = f"the busiest node sent {max(traffic.bytes_sent):,} bytes"
+            yield note(at, f"{sent}; {traffic.output_tokens:,} tokens carry {least:,} bytes of payload by prediction")
+
+
+def _exercises(record: Checkpoint) -> Iterator[Finding]:
+    for exercise_id, count in Counter(outcome.id for outcome in record.exercises).items():
+        if count > 1:
+            yield wrong("exercises", f"{exercise_id} stands there {count} times")
+
+
 def _constraints(record: Checkpoint) -> Iterator[Finding]:
     stated = {c.kind for c in record.constraints if c.sentence.strip()}
     for kind in NEEDED_CONSTRAINTS:
@@ -181,6 +216,9 @@ CHECKS = (
     _completions,
     _comparisons,
     _load,
+    _timelines,
+    _traffic,
+    _exercises,
     _constraints,
     _preflight,
 )

@@ -16,6 +16,7 @@ MAX_RANKS = 2048
 MAX_PROMPTS = 1024
 MAX_COMPLETIONS = 8192
 MAX_TOKENS = 32_768  # per completion or prompt
+MAX_POINTS = 512  # per timeline
 
 STUDENT = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$"
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"

@@ -4,19 +4,18 @@ goes through `plain_text` into rich's Text, never through markup."""
 from collections.abc import Iterable
 from itertools import groupby
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from . import observed_page
 from .consistency import verify
+from .layout import MOST_ROWS, body, cell, grid, heading, line, more, table
 from .record import Checkpoint, Completion, Load, Rank, Run
 from .runs_consistency import served
 from .summary import count, plain_text, run_names, what_it_proves
 
 HONESTY = "A digest shows consistency, not honesty: whoever edits a file can renew it."
-MOST_ROWS = 32  # of any list; a page is to be read
 MOST_PROMPTS = 6
 MIB = 2**20
 
@@ -29,6 +28,7 @@ def show(checkpoint: Checkpoint, console: Console) -> None:
     _print_runs(checkpoint, console)
     _print_memory(checkpoint, console)
     _print_outputs(checkpoint, console)
+    observed_page.show(checkpoint, console)
     _print_constraints(checkpoint, console)
     _print_preflight(checkpoint, console)
     _print_answers(checkpoint, console)
@@ -37,22 +37,22 @@ def show(checkpoint: Checkpoint, console: Console) -> None:
 
 
 def _print_title(record: Checkpoint, console: Console) -> None:
-    line = Text()
-    line.append(f"Chapter {record.chapter}, {record.lab}", "bold")
-    line.append(f"  student {record.student}", "bold cyan")
-    _line(console, line)
+    title = Text()
+    title.append(f"Chapter {record.chapter}, {record.lab}", "bold")
+    title.append(f"  student {record.student}", "bold cyan")
+    line(console, title)
     moment = record.created_at.replace("T", " ").replace("Z", " UTC")
     level = record.evidence.level
-    _line(console, Text(f"{moment}  record {record.record_id[:8]}  level {level}", "dim"))
+    line(console, Text(f"{moment}  record {record.record_id[:8]}  level {level}", "dim"))
     console.print()
-    _line(console, Text(what_it_proves(record)))
+    line(console, Text(what_it_proves(record)))
 
 
 def _print_runs(record: Checkpoint, console: Console) -> None:
     if not record.runs:
         return
-    _heading(console, "Runs")
-    table = _table(
+    heading(console, "Runs")
+    shown = table(
         "run",
         ">ranks",
         "on",
@@ -66,27 +66,27 @@ def _print_runs(record: Checkpoint, console: Console) -> None:
     names = run_names(record)
     for run in record.runs[:MOST_ROWS]:
         rate, streams = _best(record.observed.load, run)
-        table.add_row(
-            _cell(names[run.run_id]),
-            _cell(f"{len(run.ranks)}"),
-            _cell(_devices(run), 24),
-            _cell(run.plan.dtype, 10),
-            _cell(_seconds(run.seconds_to_ready)),
-            _cell(_seconds(run.seconds_serving)),
-            _cell(_ending(run), 20),
-            _cell(rate),
-            _cell(streams),
+        shown.add_row(
+            cell(names[run.run_id]),
+            cell(f"{len(run.ranks)}"),
+            cell(_devices(run), 24),
+            cell(run.plan.dtype, 10),
+            cell(_seconds(run.seconds_to_ready)),
+            cell(_seconds(run.seconds_serving)),
+            cell(_ending(run), 20),
+            cell(rate),
+            cell(streams),
         )
-    _body(console, table)
-    _more(console, len(record.runs) - MOST_ROWS, "run")
+    body(console, shown)
+    more(console, len(record.runs) - MOST_ROWS, "run")
 
 
 def _print_memory(record: Checkpoint, console: Console) -> None:
     rows = [(run, rank) for run in record.runs for rank in run.ranks]
     if not rows:
         return
-    _heading(console, "Memory per rank, MiB")
-    table = _table(
+    heading(console, "Memory per rank, MiB")
+    shown = table(
         "run",
         ">rank",
         "layers",
@@ -100,39 +100,39 @@ def _print_memory(record: Checkpoint, console: Console) -> None:
     names = run_names(record)
     for run, rank in rows[:MOST_ROWS]:
         memory = rank.memory
-        table.add_row(
-            _cell(names[run.run_id] if rank is run.ranks[0] else ""),
-            _cell(f"{rank.rank}"),
-            _cell(_layers(rank)),
-            _cell(_mib(memory.weights_bytes.predicted), style="dim"),
-            _cell(_mib(memory.weights_bytes.measured)),
-            _cell(_mib(memory.kv_cache_bytes.predicted), style="dim"),
-            _cell(_mib(memory.kv_cache_bytes.measured)),
-            _cell(_mib(memory.resident_bytes)),
-            _cell("-" if rank.kv_cache_blocks is None else f"{rank.kv_cache_blocks:,}"),
+        shown.add_row(
+            cell(names[run.run_id] if rank is run.ranks[0] else ""),
+            cell(f"{rank.rank}"),
+            cell(_layers(rank)),
+            cell(_mib(memory.weights_bytes.predicted), style="dim"),
+            cell(_mib(memory.weights_bytes.measured)),
+            cell(_mib(memory.kv_cache_bytes.predicted), style="dim"),
+            cell(_mib(memory.kv_cache_bytes.measured)),
+            cell(_mib(memory.resident_bytes)),
+            cell("-" if rank.kv_cache_blocks is None else f"{rank.kv_cache_blocks:,}"),
         )
-    _body(console, table)
-    _more(console, len(rows) - MOST_ROWS, "rank")
+    body(console, shown)
+    more(console, len(rows) - MOST_ROWS, "rank")
 
 
 def _print_outputs(record: Checkpoint, console: Console) -> None:
     completions = sorted(record.observed.completions, key=lambda c: c.prompt_index)
     if not completions:
         return
-    _heading(console, "Outputs")
+    heading(console, "Outputs")
     groups = [(i, list(g)) for i, g in groupby(completions, lambda c: c.prompt_index)]
     for index, answers in groups[:MOST_PROMPTS]:
         prompts = record.data.prompts
         asked = prompts[index].text if index < len(prompts) else "(no such prompt)"
-        _line(console, Text(plain_text(asked, 160), "cyan"), indent=2)
+        line(console, Text(plain_text(asked, 160), "cyan"), indent=2)
         _print_answers_to_one(answers[:MOST_ROWS], run_names(record), console)
-        _more(console, len(answers) - MOST_ROWS, "answer")
-    _more(console, len(groups) - MOST_PROMPTS, "prompt")
+        more(console, len(answers) - MOST_ROWS, "answer")
+    more(console, len(groups) - MOST_PROMPTS, "prompt")
 
 
 def _print_answers_to_one(answers: list[Completion], names: dict[str, str], console: Console) -> None:
     first_with: dict[tuple[int, ...], str] = {}
-    grid = _grid(columns=3)
+    shown = grid(columns=3)
     for answer in answers:
         name = names.get(answer.run_id, answer.run_id)  # there may be no such run
         earlier = first_with.setdefault(answer.token_ids, name)
@@ -140,58 +140,58 @@ def _print_answers_to_one(answers: list[Completion], names: dict[str, str], cons
         if earlier != name:
             text = Text(f"the same tokens as {earlier}", "green")
         tokens = Text(count(len(answer.token_ids), "token"), "dim")
-        grid.add_row(_cell(name, style="bold"), tokens, text)
-    console.print(Padding(grid, (0, 0, 0, 4)), highlight=False)
+        shown.add_row(cell(name, style="bold"), tokens, text)
+    console.print(Padding(shown, (0, 0, 0, 4)), highlight=False)
 
 
 def _print_constraints(record: Checkpoint, console: Console) -> None:
     if not record.constraints:
         return
-    _heading(console, "What the result depends on")
-    grid = _grid()
+    heading(console, "What the result depends on")
+    shown = grid()
     for constraint in record.constraints[:MOST_ROWS]:
         said = plain_text(constraint.sentence, 400)
         if constraint.source == "student":
             said += " (the student)"
-        grid.add_row(Text(constraint.kind, "bold"), Text(said))
-    _body(console, grid)
-    _more(console, len(record.constraints) - MOST_ROWS, "constraint")
+        shown.add_row(Text(constraint.kind, "bold"), Text(said))
+    body(console, shown)
+    more(console, len(record.constraints) - MOST_ROWS, "constraint")
 
 
 def _print_preflight(record: Checkpoint, console: Console) -> None:
     if not record.preflight:
         return
     passed = sum(check.verdict == "pass" for check in record.preflight)
-    _heading(console, f"Preflight: {passed} of {len(record.preflight)} checks passed")
+    heading(console, f"Preflight: {passed} of {len(record.preflight)} checks passed")
     others = [check for check in record.preflight if check.verdict != "pass"]
     names = run_names(record)
-    grid = _grid(columns=3)
+    shown = grid(columns=3)
     for check in others[:MOST_ROWS]:
         where = f" ({names.get(check.run_id, check.run_id)})" if check.run_id else ""
-        grid.add_row(
+        shown.add_row(
             Text(check.verdict, _STYLES[check.verdict]),
             Text(plain_text(check.check, 40) + where),
             Text(plain_text(check.message, 400)),
         )
     if others:
-        _body(console, grid)
-    _more(console, len(others) - MOST_ROWS, "check")
+        body(console, shown)
+    more(console, len(others) - MOST_ROWS, "check")
 
 
 def _print_answers(record: Checkpoint, console: Console) -> None:
     if not record.answers:
         return
-    _heading(console, "The student's answers")
-    grid = _grid()
+    heading(console, "The student's answers")
+    shown = grid()
     for name, answer in list(record.answers.items())[:MOST_ROWS]:
-        grid.add_row(Text(name, "bold"), Text(plain_text(str(answer), 400)))
-    _body(console, grid)
-    _more(console, len(record.answers) - MOST_ROWS, "answer")
+        shown.add_row(Text(name, "bold"), Text(plain_text(str(answer), 400)))
+    body(console, shown)
+    more(console, len(record.answers) - MOST_ROWS, "answer")
 
 
 def _print_where(record: Checkpoint, console: Console) -> None:
     machine, versions, data = record.machine, record.versions, record.data
-    _heading(console, "Where and with what")
+    heading(console, "Where and with what")
     gpus = ", ".join(f"{gpu.name} ({_gib(gpu.memory_bytes)})" for gpu in machine.gpus)
     software = {
         "Python": versions.python,
@@ -210,29 +210,29 @@ def _print_where(record: Checkpoint, console: Console) -> None:
         "system": versions.os,
         "software": ", ".join(f"{k} {v}" for k, v in software.items() if v),
     }
-    grid = _grid()
+    shown = grid()
     for name, value in rows.items():
-        grid.add_row(Text(name, "bold"), Text(plain_text(value, 400)))
-    _body(console, grid)
+        shown.add_row(Text(name, "bold"), Text(plain_text(value, 400)))
+    body(console, shown)
 
 
 def _print_digest(record: Checkpoint, console: Console) -> None:
     findings = verify(record)
-    _heading(console, "Does it hold?")
-    grid = _grid()
+    heading(console, "Does it hold?")
+    shown = grid()
     for finding in findings[:MOST_ROWS]:
         wrong = finding.severity == "wrong"
         sentence = Text(plain_text(finding.field), "bold")
         sentence.append(f": {plain_text(finding.sentence, 300)}", "not bold")
         style = "bold red" if wrong else "yellow"
-        grid.add_row(Text(finding.severity, style), sentence)
+        shown.add_row(Text(finding.severity, style), sentence)
     if findings:
-        _body(console, grid)
-    _more(console, len(findings) - MOST_ROWS, "finding")
+        body(console, shown)
+    more(console, len(findings) - MOST_ROWS, "finding")
     if not findings:
-        _line(console, Text("Nothing in it contradicts itself.", "green"), indent=2)
-    _line(console, Text(f"sha256 {record.digest}", "dim"), indent=2)
-    _line(console, Text(HONESTY), indent=2)
+        line(console, Text("Nothing in it contradicts itself.", "green"), indent=2)
+    line(console, Text(f"sha256 {record.digest}", "dim"), indent=2)
+    line(console, Text(HONESTY), indent=2)
 
 
 def _devices(run: Run) -> str:
@@ -285,46 +285,3 @@ def _mib(size: int | None) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB"
-
-
-def _cell(text: str, longest: int = 40, style: str = "") -> Text:
-    return Text(plain_text(text, longest), style)
-
-
-def _table(*columns: str) -> Table:
-    """A table of the house; a column that begins with > stands to the right."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(
-            Text(column.removeprefix(">")),
-            justify="right" if right else "left",
-            # a number that breaks into two lines reads as two
-            no_wrap=column not in ("run", "on"),
-        )
-    return table
-
-
-def _grid(columns: int = 2) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(columns):
-        grid.add_column()
-    return grid
-
-
-def _heading(console: Console, title: str) -> None:
-    console.print()
-    _line(console, Text(title, "bold underline"))
-
-
-def _line(console: Console, text: Text, indent: int = 0) -> None:
-    console.print(Padding(text, (0, 0, 0, indent)), highlight=False)
-
-
-def _body(console: Console, table: Table) -> None:
-    console.print(Padding(table, (0, 0, 0, 2)), highlight=False)
-
-
-def _more(console: Console, number: int, noun: str) -> None:
-    if number > 0:
-        _line(console, Text(f"and {count(number, f'more {noun}')}", "dim"), indent=4)

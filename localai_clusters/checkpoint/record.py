@@ -1,17 +1,19 @@
 """The checkpoint: what one student's run of one lab was, as it stands in the file.
 
-Version 1. Each class is one object of the JSON file, each docstring below a field
-its description in the JSON Schema. Units: bytes, seconds, tokens; times are UTC.
+Each class is one object of the JSON file, each docstring below a field its description
+in the JSON Schema. Version 2 added what labs observe beside answers and load; a file of
+version 1 is read as it is, and has none of it. Units: bytes, seconds, tokens; times are UTC.
 A value that could not be known is null, never a guess.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
 
 from . import fields as f
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class CheckpointError(ValueError):
@@ -35,6 +37,11 @@ Value = TypeVar("Value")
 # A field that version 1 did not have from the start. Left out of the file and of the digest when it is null, so that
 # the digest of a record from before it still holds.
 Later = Annotated[Value | None, Field(exclude_if=lambda value: value is None)]
+
+
+def Since2(item: Any, limit: int) -> Any:
+    """A list that version 1 did not have; left out of the file when empty, for then a digest of version 1 holds."""
+    return Annotated[f.Several[item], Field(max_length=limit, exclude_if=lambda value: not value)]
 
 
 class Evidence(Part):
@@ -239,6 +246,84 @@ class Load(Part):
     itl_p99_s: Later[f.Seconds] = None
 
 
+class Timeline(Part):
+    """One quantity over time, of one rank or of the whole server."""
+
+    run_id: f.Identifier
+    rank: f.Whole | None = None
+    """Null for the whole server."""
+    quantity: Literal["resident", "gpu", "kv-blocks"]
+    """Memory of the process, of its GPU, or blocks of the KV cache in use."""
+    unit: Literal["bytes", "blocks"]
+    capacity: f.Whole | None = None
+    """The most that there can be."""
+    seconds: Annotated[f.Several[f.Seconds], Field(max_length=f.MAX_POINTS)]
+    """Since the run was started, in order."""
+    values: Annotated[f.Several[f.Whole], Field(max_length=f.MAX_POINTS)]
+    """One for each of `seconds`."""
+
+
+class Traffic(Part):
+    """What crossed the link between nodes while tokens were generated."""
+
+    run_id: f.Identifier
+    layout: f.Name
+    rate_mbit: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    """What each node could send; null: no limit."""
+    delay_ms: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """One way."""
+    output_tokens: f.Whole
+    seconds: f.Seconds
+    bytes_sent: Annotated[f.Several[f.Bytes], Field(max_length=f.MAX_NODES)]
+    """By node, as frames on the wire: packet heads and acknowledgements are in it."""
+    predicted_bytes_per_token: f.Bytes | None = None
+    """One node's payload alone."""
+
+
+class Failure(Part):
+    """Something that was made to fail, and who said so."""
+
+    name: f.Identifier
+    """The experiment's."""
+    how: Literal["refused by preflight", "launch failed", "lost while serving"]
+    cause: f.Name
+    """The preflight check, or the explained cause."""
+    message: f.Sentence
+    rank: f.Whole | None = None
+    """The first that failed, where one was found."""
+    seconds: f.Seconds
+    """Until it was known."""
+    plan: Plan | None = None
+    run_id: f.Identifier | None = None
+    """Of the launch that failed, which is not in `runs`; null when nothing was started."""
+    repaired_run_id: f.Identifier | None = None
+    """The run that served after the repair."""
+
+
+class Collective(Part):
+    """One operation between ranks, measured."""
+
+    layout: f.Name
+    operation: Literal["all-reduce", "all-gather", "send"]
+    message_bytes: f.Bytes
+    seconds: f.Seconds
+    """Of one message."""
+    bytes_per_second: f.Rate | None = None
+    """Bus bandwidth as nccl-tests define it."""
+    nodes: f.Positive = 1
+
+
+class ExerciseOutcome(Part):
+    """How far the student came with one exercise, as the notebook saw it. The answer is in `answers`."""
+
+    id: f.Identifier
+    status: Literal["right", "wrong", "not-tried", "by-hand"]
+    attempts: f.Whole = 0
+    hints: f.Whole = 0
+    """How many were asked for."""
+    solution_shown: bool = False
+
+
 class Observed(Part):
     """What came out."""
 
@@ -247,6 +332,10 @@ class Observed(Part):
     load: Annotated[f.Several[Load], Field(max_length=1024)] = ()
     nvidia_smi: f.Passage | None = None
     """The table as printed during serving, where there is a GPU."""
+    timelines: Since2(Timeline, 1024) = ()
+    traffic: Since2(Traffic, 1024) = ()
+    failures: Since2(Failure, 256) = ()
+    collectives: Since2(Collective, 1024) = ()
 
 
 class Constraint(Part):
@@ -270,7 +359,7 @@ class Preflight(Part):
 class Checkpoint(Part):
     """The record of one student's run of one lab of "Local AI Clusters"."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     record_id: f.Uuid4
     student: f.Student
     chapter: f.Chapter
@@ -289,6 +378,19 @@ class Checkpoint(Part):
         Field(max_length=256),
     ] = {}
     """The student's answers to the exercises, by exercise."""
+    exercises: Since2(ExerciseOutcome, 256) = ()
     digest: f.Sha256
     """SHA-256 over the canonical JSON of everything else. It shows that the file
     agrees with itself, not that it is honest."""
+
+    @model_validator(mode="after")
+    def _version_1_had_less(self) -> "Checkpoint":
+        if self.schema_version < 2:
+            newer = [name for name in SINCE_2 if getattr(self.observed, name)] + ["exercises"] * bool(self.exercises)
+            if newer:
+                said = "should not be of version 1, which has no {name}"
+                raise PydanticCustomError("newer_field", said, {"name": newer[0]})
+        return self
+
+
+SINCE_2 = ("timelines", "traffic", "failures", "collectives")

@@ -18,7 +18,7 @@ from .building import from_json, to_json
 from .record import SCHEMA_VERSION, Checkpoint, CheckpointError
 
 MAX_BYTES = 16 * 2**20
-MAX_DEPTH = 16  # a record of version 1 needs 7
+MAX_DEPTH = 16  # a record needs 7
 MAX_MEMBERS = 4096  # of one object; the most that the schema allows anywhere
 UPDATE_COMMAND = "git pull && make run"
 QUICK_BYTES = 256 * 2**10  # a record is some 30 kB
@@ -28,7 +28,7 @@ _STRUCTURE = bytes.maketrans(b"[]{}", b"()()")
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}":'))
 # Possessive: giving strings back would take 60 bytes for each of millions of quotes.
 _STRINGS = re.compile(rb'(?:"[^"]*")++')
-_VERSION = re.compile(rb'"schema_version"\s*:\s*%d\s*[,}]' % SCHEMA_VERSION)
+_VERSION = re.compile(rb'"schema_version"\s*:\s*[1-%d]\s*[,}]' % SCHEMA_VERSION)
 
 
 class NewerVersion(CheckpointError):

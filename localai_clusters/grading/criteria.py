@@ -312,6 +312,67 @@ def text_answer(criterion: r.TextAnswer, evidence: Evidence) -> Marked:
     return None, f"a text of {counted(words, 'word')} to be read" + (f": {criterion.guide}" if criterion.guide else "")
 
 
+def exercise_done(criterion: r.ExerciseDone, evidence: Evidence) -> Marked:
+    outcome = next((each for each in evidence.record.exercises if each.id == criterion.exercise), None)
+    if outcome is None or outcome.status == "not-tried":
+        return 0.0, f"the exercise {criterion.exercise} was not tried"
+    if outcome.status == "by-hand":
+        return None, f"the exercise {criterion.exercise} is a text to be read"
+    tries = f"after {counted(outcome.attempts, 'try', 'tries')} and {counted(outcome.hints, 'hint')}"
+    if outcome.status == "wrong":
+        return 0.0, f"the last answer to {criterion.exercise} was wrong, {tries}"
+    if outcome.solution_shown:
+        return criterion.after_solution, f"{criterion.exercise} is right, and its solution had been looked up"
+    return 1.0, f"right {tries}"
+
+
+def broken(criterion: r.Broken, evidence: Evidence) -> Marked:
+    tried = [failure for failure in evidence.record.observed.failures if failure.name == criterion.failure]
+    fits = [failure for failure in tried if criterion.how in (None, failure.how)]
+    if not fits:
+        found = f"{tried[0].how}; asked for: {criterion.how}" if tried else "no such experiment is recorded"
+        return 0.0, f"{criterion.failure}: {found}"
+    ids = {run.run_id for run in evidence.served}
+    repaired = [failure for failure in fits if failure.repaired_run_id in ids]
+    failure = (repaired or fits)[0]
+    said = f"{failure.how} after {failure.seconds:.1f} s: {failure.cause}"
+    if not criterion.repaired:
+        return 1.0, said
+    return (1.0, f"{said}; run {failure.repaired_run_id} served") if repaired else (0.5, f"{said}; it was not repaired")
+
+
+def watched(criterion: r.Watched, evidence: Evidence) -> Marked:
+    runs = evidence.served_runs(criterion.run)
+    if not runs:
+        return 0.0, no_such_run(criterion.run, evidence)
+    most, said = 0.0, f"{criterion.quantity} was not watched over time"
+    for run in runs:
+        lines = [
+            line
+            for line in evidence.record.observed.timelines
+            if (line.run_id, line.quantity) == (run.run_id, criterion.quantity)
+        ]
+        long_enough = [line for line in lines if len(line.values) >= criterion.samples]
+        if any(line.rank is None for line in long_enough):
+            share, whose = 1.0, "the server"
+        else:
+            ranks = {line.rank for line in long_enough} & {rank.rank for rank in run.ranks}
+            share, whose = len(ranks) / max(len(run.ranks), 1), counted(len(ranks), "rank")
+        if lines and share >= most:
+            most, said = share, f"{criterion.quantity} of {whose} watched, {criterion.samples} times or more"
+    return most, said
+
+
+def traffic_counted(criterion: r.TrafficCounted, evidence: Evidence) -> Marked:
+    runs = {run.run_id for run in evidence.served_runs(criterion.run)}
+    if not runs:
+        return 0.0, no_such_run(criterion.run, evidence)
+    counts = [each for each in evidence.record.observed.traffic if each.run_id in runs and each.output_tokens]
+    settings = {(each.rate_mbit, each.delay_ms) for each in counts if each.bytes_sent}
+    said = f"bytes were counted with {counted(len(settings), 'setting')} of the link; asked for: {criterion.settings}"
+    return min(len(settings) / criterion.settings, 1.0), said
+
+
 def replayed(criterion: r.Replay, evidence: Evidence) -> Marked:
     if evidence.replay is None:
         return None, "not replayed yet: grade --replay"
@@ -335,8 +396,8 @@ def no_such_run(wanted: r.RunFilter, evidence: Evidence) -> str:
     return f"no run with {wanted} is recorded"
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, several: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
 KINDS: dict[type[r.Criterion], Callable[[Any, Evidence], Marked]] = {
@@ -354,6 +415,10 @@ KINDS: dict[type[r.Criterion], Callable[[Any, Evidence], Marked]] = {
     r.NumberAnswer: number_answer,
     r.ChoiceAnswer: choice_answer,
     r.TextAnswer: text_answer,
+    r.ExerciseDone: exercise_done,
+    r.Broken: broken,
+    r.Watched: watched,
+    r.TrafficCounted: traffic_counted,
     r.Replay: replayed,
 }
 
@@ -372,5 +437,9 @@ ADVICE: dict[type[r.Criterion], str] = {
     r.NumberAnswer: "Work it out again and put it into record(answers={...})",
     r.ChoiceAnswer: "Look again at what you saw, and put your answer into record(answers={...})",
     r.TextAnswer: "Put it into record(answers={...})",
+    r.ExerciseDone: "Try it again in the notebook, run its last cell, and hand in the new record",
+    r.Broken: "Run that experiment in the notebook, repair it, and run the last cell again",
+    r.Watched: "Use server.watch() while the server answers, and give its timelines() to record()",
+    r.TrafficCounted: "Count with lac.traffic(...) at several speeds of the link, and give what it counted to record()",
     r.Replay: "Record the lab again with the model and the answers as they are",
 }

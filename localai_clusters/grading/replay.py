@@ -87,7 +87,7 @@ def stage_for(model: Model, plan: ServePlan, longest: int) -> Stage:
     """``plan`` for ``model``, with a context that holds ``longest`` tokens unless it says how many."""
     context = plan.max_model_len
     if context is None:  # vLLM takes a request only where one token more fits
-        context = min(LONGEST, model.shape.max_position_embeddings, -(-(longest + 1) // 256) * 256)
+        context = min(LONGEST, model.shape.default_max_model_len, -(-(longest + 1) // 256) * 256)
     plan = plan.with_(model=model.name, max_model_len=context, port=0, master_port=0)
     return Stage(model, plan, special_tokens(model), end_tokens(model))
 

@@ -284,6 +284,40 @@ class TextAnswer(Criterion):
     guide: Words | None = None
 
 
+class ExerciseDone(Criterion):
+    """An exercise whose check said "right", in the notebook; ``after_solution`` of the points if it was looked up."""
+
+    kind: Literal["exercise"]
+    exercise: Identifier
+    after_solution: Share = 0.0
+
+
+class Broken(Criterion):
+    """An experiment that failed on purpose; with ``repaired``, half the points are for the run that served after it."""
+
+    kind: Literal["broken"]
+    failure: Identifier
+    how: Literal["refused by preflight", "launch failed", "lost while serving"] | None = None
+    repaired: bool = False
+
+
+class Watched(Criterion):
+    """A quantity that was watched while such a run served, on every rank or for the whole server."""
+
+    kind: Literal["watched"]
+    quantity: Literal["resident", "gpu", "kv-blocks"]
+    run: RunFilter = ANY_RUN
+    samples: Count = 10
+
+
+class TrafficCounted(Criterion):
+    """Bytes between nodes counted for such a run, with so many different settings of the link."""
+
+    kind: Literal["traffic"]
+    run: RunFilter = ANY_RUN
+    settings: Count = 1
+
+
 class Replay(Criterion):
     """`grade --replay` confirmed the recorded tokens; without --replay it waits for a hand."""
 
@@ -305,6 +339,10 @@ AnyCriterion = Annotated[
     | NumberAnswer
     | ChoiceAnswer
     | TextAnswer
+    | ExerciseDone
+    | Broken
+    | Watched
+    | TrafficCounted
     | Replay,
     Field(discriminator="kind"),
 ]
