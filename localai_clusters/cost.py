@@ -27,10 +27,10 @@ from localai_clusters.sizing import (
     RankSize,
     can_predict,
     dtype_of,
-    embedding_parameters,
     padded_vocab_size,
     rank_sizes,
 )
+from localai_clusters.weight_bytes import embedding_parameters
 
 # Defaults for every GPU, not measured here: the share of its data sheet's bandwidth that decoding reaches, a layer's
 # kernels launched by a CUDA graph, a step's scheduling and sampling.
@@ -45,12 +45,14 @@ STAGE_HEADER_BYTES = 1500  # the description that goes ahead of a stage's tensor
 @dataclass(frozen=True, slots=True)
 class Cost:
     """``bytes_on_the_wire``: what one node sends another per token, 0 within one node. Packet headers are not in it:
-    with messages of 1 kB they were another two thirds (SmolLM2-135M, TP=2)."""
+    with messages of 1 kB they were another two thirds (SmolLM2-135M, TP=2). ``hidden_bytes_on_the_wire``: of them those
+    that each token of a prompt costs too, all but the logits and a message's description."""
 
     plan: ServePlan
     compute_seconds: float
     communication_seconds: float
     bytes_on_the_wire: int
+    hidden_bytes_on_the_wire: int = 0
 
     @property
     def seconds_per_token(self) -> float:
@@ -74,14 +76,14 @@ def predict(
 
     Raises ``ValueError`` for what is not predicted: experts, quantized weights, a GPU without figures, a MIG instance.
     """
-    if shape.num_experts or not can_predict(shape):
+    if shape.num_experts or shape.quantization or not can_predict(shape):
         raise ValueError("what a token reads of a mixture of experts, or of quantized weights, is not predicted")
     dtype, tensor = dtype_of(plan, shape), plan.tensor_parallel_size
     devices = _devices(plan, machine, nodes_here)
     link, element = link or between_nodes(machine), DTYPE_BYTES[dtype]
     hidden, logits = shape.hidden_size * element, padded_vocab_size(shape) // tensor * element
     sizes, last = rank_sizes(plan, shape), plan.pipeline_parallel_size - 1
-    compute, communication, wire = devices[0].step_seconds, 0.0, 0
+    compute, communication, wire, once = devices[0].step_seconds, 0.0, 0, 0
     for stage in range(last + 1):
         ranks = sizes[stage * tensor : (stage + 1) * tensor]
         layers = ranks[0].layers[1] - ranks[0].layers[0]
@@ -94,15 +96,16 @@ def predict(
             all_reduces = 2 * layers + (stage == 0)
             communication += all_reduces * group.all_reduce_seconds(hidden)
             communication += group.all_gather_seconds(logits) if stage == last else 0
-            sent = all_reduces * 2 * (tensor - 1) * hidden // tensor + (stage == last) * (tensor - 1) * logits
-            wire += sent if group.nodes > 1 else 0
+            wire += all_reduces * 2 * (tensor - 1) * hidden // tensor if group.nodes > 1 else 0
+            once += (tensor - 1) * logits if group.nodes > 1 and stage == last else 0
         if stage < last:
             boundary = _group(plan, machine, [ranks[0].rank, ranks[0].rank + tensor], link)
             communication += boundary.next_stage_seconds(2 * hidden)
-            wire += 2 * hidden + STAGE_HEADER_BYTES if boundary.nodes > 1 else 0
+            wire += 2 * hidden if boundary.nodes > 1 else 0
+            once += STAGE_HEADER_BYTES if boundary.nodes > 1 else 0
     if plan.nnodes > 1:
         communication += link.seconds  # rank 0's word of what this step is
-    return Cost(plan, compute, communication, wire)
+    return Cost(plan, compute, communication, wire + once, wire)
 
 
 def best_split(
@@ -119,9 +122,10 @@ def cheapest(costs: Iterable[Cost]) -> Cost:
 def _bytes_read(size: RankSize, plan: ServePlan, shape: ModelShape, element: int) -> int:
     """Of a rank's weights what a token reads: all but the embedding (one row of it), unless that is the output head."""
     is_first, is_last = size.pipeline_parallel_rank == 0, size.pipeline_parallel_rank == plan.pipeline_parallel_size - 1
-    if not is_first or (is_last and shape.tie_word_embeddings):
-        return size.weights_bytes
-    return size.weights_bytes - embedding_parameters(shape, plan.tensor_parallel_size) * element
+    tied, everywhere = shape.tie_word_embeddings, bool(shape.family and shape.family.ends_everywhere)
+    unread = (is_first or everywhere) and not (is_last and tied)
+    unread += everywhere and not is_last and not tied  # the output head, too
+    return size.weights_bytes - unread * embedding_parameters(shape, plan.tensor_parallel_size) * element
 
 
 def _devices(plan: ServePlan, machine: Machine, nodes_here: int) -> list[Device]:

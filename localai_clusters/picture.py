@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from localai_clusters.models import ModelShape, look_up
 from localai_clusters.observe import MIB
 from localai_clusters.plan import ServePlan
-from localai_clusters.sizing import RankSize, can_predict, dtype_of, kv_heads_per_rank, rank_sizes
+from localai_clusters.sizing import RankSize, can_predict, dtype_of, kv_heads_per_rank, rank_sizes, unpredicted
 
 BOX = "border:2px solid #0969da;border-radius:8px;padding:8px 12px;min-width:11em"
 ROW = "display:flex;gap:12px;align-items:center;flex-wrap:wrap"
@@ -26,8 +26,10 @@ class SplitMap:
         return [
             f"layers {size.layers[0]} to {size.layers[1] - 1}",
             f"{shape.num_attention_heads // tensor} of {shape.num_attention_heads} heads",
-            f"{kv_heads_per_rank(shape, tensor)} of {shape.num_key_value_heads} KV heads",
-            f"{shape.intermediate_size // tensor} of {shape.intermediate_size} MLP columns",
+            f"{kv_heads_per_rank(shape, tensor)} of {shape.num_key_value_heads} KV heads"
+            if shape.latent is None
+            else "the whole latent vector of each token",
+            _columns(shape, tensor),
             f"{size.weights_bytes / MIB:.0f} MiB of weights",
             f"{size.kv_bytes_per_token / 1024:.1f} KiB of KV cache per token",
         ]
@@ -64,11 +66,19 @@ class SplitMap:
         return f"<div style='{BOX}'><b>rank {size.rank}</b><br>{lines}</div>"
 
 
+def _columns(shape: ModelShape, tensor: int) -> str:
+    if shape.experts is None:
+        return f"{shape.intermediate_size // tensor} of {shape.intermediate_size} MLP columns"
+    size = shape.experts.intermediate_size
+    return f"{size // tensor} of {size} columns of each of {shape.experts.count} experts"
+
+
 def split_map(plan: ServePlan) -> SplitMap:
     """What each rank of ``plan`` will hold. Raises ``ValueError`` for a model whose shape is not known here."""
     shape = look_up(plan.model)
     if shape is None:
         raise ValueError(f"{plan.model} is not on this machine, so its shape is not known; serve it once")
     if not can_predict(shape):
-        raise ValueError(f"{plan.model}: the bytes of quantized and mixture-of-experts models are not predicted")
+        kind = unpredicted(shape) or " and ".join(tower.removesuffix("_config") for tower in shape.towers)
+        raise ValueError(f"{plan.model}: the bytes of such a model ({kind}) are not predicted")
     return SplitMap(plan, shape, tuple(rank_sizes(plan, shape)))

@@ -13,7 +13,6 @@ from localai_clusters.models.linears import WHOLE, layer_linears
 from localai_clusters.plan import ServePlan
 from localai_clusters.vllm_flags import is_on, value_of
 from localai_clusters.weight_bytes import DTYPE_BYTES, all_layers_bytes, ends_bytes, padded_vocab_size
-from localai_clusters.weight_bytes import embedding_parameters as embedding_parameters  # for cost.py
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -125,9 +125,16 @@ def test_a_local_folder_has_a_picture(model_folder):
     assert "layers 0 to 1, 4 of 4 heads" in str(picture.split_map(ServePlan(model=model_folder())))
 
 
-@pytest.mark.parametrize("more", [{"num_local_experts": 8}, {"quantization_config": {"quant_method": "awq"}}])
-def test_a_model_whose_bytes_are_not_predicted_has_no_picture(model_folder, more):
-    with pytest.raises(ValueError, match="quantized and mixture-of-experts models are not predicted"):
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"num_local_experts": 8}, "mixture-of-experts"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
+        ({"vision_config": {}}, "vision"),
+    ],
+)
+def test_a_model_whose_bytes_are_not_predicted_has_no_picture(model_folder, more, kind):
+    with pytest.raises(ValueError, match=rf"the bytes of such a model \({kind}\) are not predicted"):
         picture.split_map(ServePlan(model=model_folder(**more)))
 
 

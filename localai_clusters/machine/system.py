@@ -23,6 +23,7 @@ VARIABLES = (  # that decide which devices and interfaces the ranks use
     "NCCL_IB_DISABLE",
     "NCCL_P2P_DISABLE",
     "NCCL_SOCKET_IFNAME",
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN",  # and how long a context vLLM takes
     "VLLM_HOST_IP",
 )
 

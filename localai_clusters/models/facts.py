@@ -13,6 +13,7 @@ from localai_clusters.models.hugging_face import cached_snapshot
 from localai_clusters.models.json_file import read_json
 from localai_clusters.models.other_folders import what_instead
 from localai_clusters.models.shape import ModelShape, with_its_quantization
+from localai_clusters.models.tensors import contradiction
 from localai_clusters.models.vllm_registry import Support, support_of
 
 BUILT_IN_SUPPORT = Support(own_class="LlamaForCausalLM", pipeline=True)  # known without reading vLLM's source
@@ -26,6 +27,7 @@ class ModelFacts:
     shape: ModelShape | None = None
     problem: str | None = None  # why the model cannot be used at all
     incomplete: str | None = None  # what its folder lacks
+    contradiction: str | None = None  # what its configuration says that its weights do not bear out
     downloads: bool = False  # what is missing is downloaded when the model is served
     folder: Path | None = None
     architectures: tuple[str, ...] = ()  # of which vLLM takes the first that it knows
@@ -86,18 +88,19 @@ def facts_of_folder(folder: Path) -> ModelFacts:
     """Raises ModelError for a folder whose config.json is missing or of no use."""
     if not (folder / "config.json").is_file() and (other := what_instead(folder)):
         raise ModelError(other)
-    ModelShape.from_folder(folder)  # whose errors name the folder
+    shape = ModelShape.from_folder(folder)  # whose errors name the folder
     config = with_its_quantization(read_json(folder / "config.json"), folder)
     files = frozenset(os.listdir(folder))
+    incomplete = wrong = None
     try:
-        check_files(folder)
-        incomplete = None
+        wrong = contradiction(shape, check_files(folder))
     except ModelError as error:
         incomplete = str(error)
     return ModelFacts.from_config(
         config,
         folder=folder,
         incomplete=incomplete,
+        contradiction=wrong,
         files=files,
         chat_template=_has_chat_template(folder, files),
         tokenizer=any(name in files for name in TOKENIZERS),

@@ -3,12 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from localai_clusters.models.cache import sha256_cached
 from localai_clusters.models.errors import ModelError
 from localai_clusters.models.json_file import read_json
 from localai_clusters.models.other_folders import safetensors_header, what_instead
 from localai_clusters.models.shape import ModelShape
+from localai_clusters.models.tensors import contradiction
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
@@ -52,26 +54,36 @@ def weights_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} has no weights (*.safetensors or *.bin); download the model again")
 
 
-def _check_safetensors(path: Path) -> None:
-    """ModelError when the file is cut short, or is the text file that git leaves where git-lfs is not installed."""
+def _check_safetensors(path: Path) -> dict:
+    """The tensors of its header.
+
+    ModelError when the file is cut short, or is the text file that git leaves where git-lfs is not installed.
+    """
     size = path.stat().st_size
     try:
-        tensors = safetensors_header(path).values()
-        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        tensors = safetensors_header(path)
+        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        if not all(isinstance(size, int) for tensor in tensors.values() for size in tensor["shape"]):
+            raise ValueError("a shape is of whole numbers")
         with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
         raise ModelError(f"{path} is not a safetensors file; download it again (with git: git lfs pull)") from None
     if size != start + end:
         raise ModelError(f"{path} holds {size} bytes where its header says {start + end}; download it again")
+    return tensors
 
 
-def check_files(folder: Path) -> None:
-    """Raises ModelError unless whole weights and a tokenizer are there. Reads headers and ends of files only."""
+def check_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The tensors of the safetensors files: name to {"dtype", "shape"}. Reads headers and ends of files only.
+
+    Raises ModelError unless whole weights and a tokenizer are there.
+    """
+    tensors = {}
     try:
         for path in weights_files(folder):
             if path.suffix == ".safetensors":
-                _check_safetensors(path)
+                tensors |= _check_safetensors(path)
         tokenizers = [name for name in TOKENIZERS if (folder / name).is_file()]
         if not tokenizers:
             raise ModelError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS)}); download the model again")
@@ -80,6 +92,7 @@ def check_files(folder: Path) -> None:
                 raise ModelError(f"{folder / name} is not valid JSON (it ends too soon); download it again")
     except OSError as error:
         raise ModelError(f"{error.filename or folder} cannot be read: {error.strerror}") from None
+    return tensors
 
 
 def _ends_as_json(path: Path) -> bool:
@@ -93,7 +106,8 @@ def checked_folder(folder: Path) -> ModelShape:
     if not (folder / "config.json").is_file() and (other := what_instead(folder)):
         raise ModelError(other)
     shape = ModelShape.from_folder(folder)
-    check_files(folder)
+    if wrong := contradiction(shape, check_files(folder)):
+        raise ModelError(f"{folder}: {wrong}")
     for name in TOKENIZERS:
         if name.endswith(".json") and (folder / name).is_file():
             read_json(folder / name, 100 << 20)

@@ -21,7 +21,6 @@ TAKEN = -1  # as a plan's port: one that another process listens on
 NOWHERE = "192.0.2.77"  # TEST-NET-1: no machine's address
 # One request of 1,024 tokens of LLAMA in bfloat16: its blocks of 128 tokens and the one that vLLM keeps back.
 KV_BYTES = 9 * 128 * 512
-UNREAD = "preflight reads a model's configuration, and of its weights the sizes; not what each tensor is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,19 +315,19 @@ REFUSED = (
         name="a tensor of another shape",
         spoil=with_another_shape,
         says=r"start \(0\) \+ length \(256\) exceeds dimension size \(255\)",
-        alone=UNREAD,
+        check="model",
     ),
     Case(
         name="a layer more than there are weights",
         spoil=with_config(num_hidden_layers=3),
         says=r"not initialized from checkpoint: .*model\.layers\.2\.",
-        alone=UNREAD,
+        check="model",
     ),
     Case(
         name="packed weights of a config that says nothing",
         spoil=with_packed_weights_only,
         says="no module or parameter named .*qweight",
-        alone=UNREAD,
+        check="model",
     ),
     Case(
         name="heads of a size that no kernel takes",

@@ -5,6 +5,7 @@ from itertools import combinations
 
 from localai_clusters.machine import Gpu, GpuLink
 from localai_clusters.machine.facts import NVLINK, SYS
+from localai_clusters.preflight.checks.model import NO_FLOAT16
 from localai_clusters.preflight.report import FAIL, PASS, WARN, Verdict
 from localai_clusters.preflight.situation import Situation
 from localai_clusters.sizing import MIB, dtype_of, size_of
@@ -99,10 +100,11 @@ def check_dtype(situation: Situation) -> Iterator[Verdict]:
     if dtype_of(situation.plan, shape) != "bfloat16" or (lowest.capability or ()) >= BFLOAT16_CAPABILITY:
         return
     message = f"{lowest.name} (compute capability {lowest.compute_capability}) has no bfloat16; it came with 8.0"
+    instead = "float32" if shape.model_type in NO_FLOAT16 else "float16"
     if situation.plan.dtype == "auto":  # vllm/config/model.py, _resolve_auto_dtype
-        yield Verdict("dtype", WARN, f"{message}. vLLM takes float16 in its place", "--dtype float16")
+        yield Verdict("dtype", WARN, f"{message}. vLLM takes {instead} in its place", f"--dtype {instead}")
     else:
-        yield Verdict("dtype", FAIL, message, "--dtype float16")
+        yield Verdict("dtype", FAIL, message, f"--dtype {instead}")
 
 
 def check_busy_gpus(situation: Situation) -> Iterator[Verdict]:

@@ -36,6 +36,8 @@ def check_model(situation: Situation) -> Iterator[Verdict]:
         yield Verdict("model", FAIL, facts.incomplete)
     elif facts and facts.incomplete:
         yield Verdict("model", UNKNOWN, f"{name} is not whole on this machine; the rest of it is downloaded first")
+    elif facts and facts.contradiction:
+        yield Verdict("model", FAIL, f"{name}: {facts.contradiction}", "download the model again, with its config.json")
     else:
         yield Verdict(
             "model",

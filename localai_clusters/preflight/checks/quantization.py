@@ -169,12 +169,12 @@ def _content(situation: Situation, method: str) -> Iterator[Verdict]:
 def _device(situation: Situation, method: str) -> Iterator[Verdict]:
     machine = situation.machine
     if machine.backend == "cuda":
-        gpus = [gpu for gpu in machine.visible.gpus[: situation.ranks_here] if gpu.compute_capability]
-        lowest = min(gpus, key=lambda gpu: float(gpu.compute_capability), default=None)
-        needed = LOWEST_CAPABILITY.get(method, 75 if method in ONLINE else 0) / 10
-        if lowest and float(lowest.compute_capability) < needed:
-            message = f"{method} needs a GPU of compute capability {needed}; {lowest.name} has "
-            message += str(lowest.compute_capability)
+        gpus = [gpu for gpu in machine.visible.gpus[: situation.ranks_here] if gpu.capability]
+        lowest = min(gpus, key=lambda gpu: gpu.capability or (), default=None)
+        needed = divmod(LOWEST_CAPABILITY.get(method, 75 if method in ONLINE else 0), 10)
+        if lowest and (lowest.capability or ()) < needed:
+            message = "{} needs a GPU of compute capability {}.{}; ".format(method, *needed)
+            message += f"{lowest.name} has {lowest.compute_capability}"
             yield Verdict("quantization", FAIL, message, "a newer GPU, or the model in 16 bits")
         return
     if machine.backend == "cpu":

@@ -116,7 +116,7 @@ def _has_careless_kernel(linear: Linear, tensor: int, situation: Situation) -> b
     on Hopper alone (can_implement of each in vllm/model_executor/kernels/linear/mixed_precision)."""
     if dtype_of(situation.plan, situation.shape) == "float16":
         return True
-    hopper = any(str(gpu.compute_capability) == "9.0" for gpu in situation.machine.visible.gpus[:1])
+    hopper = any(gpu.capability == (9, 0) for gpu in situation.machine.visible.gpus[:1])
     return hopper and linear.rows(tensor) % 64 == 0 and sum(linear.columns(tensor)) % 128 == 0
 
 
