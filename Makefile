@@ -8,7 +8,7 @@ LOCK_ARGS ?=
 NOTEBOOKS = $(wildcard course/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lab test lint soak bench startup lock clean
+.PHONY: help setup run lab test browser lint soak bench startup lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,9 +25,19 @@ lab: setup ## open chapter 7 in JupyterLab
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/jupyter lab \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate course/07_vllm_distributed_serving.ipynb
 
-# Lint first: it takes a second, and pytest's verdict stays the last thing printed.
-test: lint ## lint, then the tests (PYTEST_ARGS="-k plan -x")
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+# Lint first: it takes a second. Exit code 5: nothing of that kind was asked for with -k or a file's name.
+test: lint browser ## lint, then the tests (PYTEST_ARGS="-k plan -x")
+	@status=0; \
+	.venv/bin/python -m pytest -n auto --dist loadfile -m "not alone" $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
+	.venv/bin/python -m pytest -m alone $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
+	exit $$status
+
+# The labs are tested in a real browser; as root on Debian or Ubuntu it is installed here.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && { apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1 \
+	  || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null; }; }; } \
+	  || { echo "the tests need Chromium: sudo apt-get install chromium" >&2; exit 1; }
 
 lint: setup ## ruff, and notebooks committed without output
 	.venv/bin/ruff check localai_clusters tests bench

@@ -22,11 +22,12 @@ QUESTIONS = (
     "Name three things that go with a {0}.",
     "Why would someone keep a {0} near a {1}?",
 )
+DEFAULT_KEY = "local-ai-clusters"
 
 
 def course_key() -> str:
     """The course's key: LAC_COURSE_KEY, or a public default with which the words prove nothing."""
-    return os.environ.get("LAC_COURSE_KEY") or "local-ai-clusters"
+    return os.environ.get("LAC_COURSE_KEY") or DEFAULT_KEY
 
 
 def prompts_for(student: str, lab: str, count: int = 4, key: str | None = None) -> list[str]:

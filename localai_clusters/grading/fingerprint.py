@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 from localai_clusters.checkpoint import Checkpoint
 from localai_clusters.grading.own_prompts import DRAWS, own_prompts
 from localai_clusters.grading.plausible import RUN_ID
-from localai_clusters.prompts import prompts_for
+from localai_clusters.prompts import DEFAULT_KEY, prompts_for
 
 HASH_BYTES = 8  # kept of each SHA-256: 10,000 records have some 250,000, and two of them fall together once in 10^9
 TOKENS_TO_COMPARE = 8  # a shorter answer ("Yes.") may be two students' own
 MOST_FOREIGN = 10  # prompts that are kept as they are
 EMPTY_LOG = hashlib.sha256(b"").hexdigest()
 LAB_PROMPTS = 4  # what prompts_for gives unless told otherwise: with so many of one's own, others may be there for fun
-DEFAULT_KEY = "local-ai-clusters"  # prompts.course_key()
 
 
 class Answer(NamedTuple):
