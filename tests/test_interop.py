@@ -58,6 +58,21 @@ def test_the_autograder_grades_a_submission_where_nothing_heavy_is_installed(aut
     found = graded(autograder)
     assert found["tests"] and found["score"] == pytest.approx(sum(test["score"] for test in found["tests"]))
     assert {test["name"] for test in found["tests"]} >= {"The record agrees with itself"}
+    assert found["extra_data"]["flags"] == []
+
+
+@pytest.mark.parametrize(
+    ("email", "flagged"), [("{}@uni.edu", False), ("{}", False), ("eve@uni.edu", True)], ids=["mail", "id", "another"]
+)
+def test_a_record_of_somebody_else_is_flagged_for_the_instructor(autograder, email, flagged):
+    shutil.copy(EXAMPLE, autograder / "submission" / "07.json")
+    student = json.loads(EXAMPLE.read_text())["student"]
+    about = {"id": 123456, "users": [{"email": email.format(student), "id": 1234, "name": "Student"}]}
+    (autograder / "submission_metadata.json").write_text(json.dumps(about))
+    found = graded(autograder)
+    said = [f"the record is {student}'s; it was handed in by eve@uni.edu"]
+    assert found["extra_data"]["flags"] == (said if flagged else [])
+    assert "eve@" not in json.dumps(found["tests"]) + found["output"]
 
 
 @pytest.mark.parametrize("content", [None, "{"])

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from localai_clusters.cli.verbs import DOES_NOT_HOLD, HOLDS, UNDECIDED, as_json, main, stop
 
-RUBRICS = ("course/*.rubric.yaml", "labs/*/rubric.yaml")  # below the course's folder
+RUBRICS = ("course/*.rubric.yaml", "labs/*/*.rubric.yaml")  # below the course's folder
 A_PATH = click.Path(path_type=Path)
 
 
@@ -33,6 +33,7 @@ A_PATH = click.Path(path_type=Path)
 @click.option("--csv", "csv_", type=A_PATH, metavar="FILE", help="Write a row per file, a column per criterion.")
 @click.option("--html", type=A_PATH, metavar="FILE", help="Write one page with plots and every reason.")
 @click.option("--gradescope", type=A_PATH, metavar="FILE", help="Write Gradescope's results.json of one submission.")
+@click.option("--submitted-by", type=A_PATH, metavar="FILE", help="Gradescope's submission_metadata.json, to compare.")
 @click.option("--canvas", type=A_PATH, nargs=2, metavar="ROSTER FILE", help="Fill in the CSV that Canvas exported.")
 @click.option("--moodle", type=A_PATH, nargs=2, metavar="ROSTER FILE", help="Fill in the CSV that Moodle exported.")
 @click.option("--column", metavar="NAME", help="Of the roster: where the grades go. Default: the rubric's title.")
@@ -51,6 +52,7 @@ def grade(
     csv_: Path | None,
     html: Path | None,
     gradescope: Path | None,
+    submitted_by: Path | None,
     canvas: tuple[Path, Path] | None,
     moodle: tuple[Path, Path] | None,
     column: str | None,
@@ -67,6 +69,7 @@ def grade(
               localai-clusters grade checkpoints --canvas roster.csv canvas.csv --column "Chapter 7 (1234)"
     """
     from localai_clusters.grading.exports.as_json import write_json
+    from localai_clusters.grading.exports.gradescope import write_gradescope
     from localai_clusters.grading.exports.table import show_table
     from localai_clusters.grading.folder import grade_folder
     from localai_clusters.grading.replayed_folder import grade_replayed
@@ -92,7 +95,9 @@ def grade(
             on_wait=lambda: say("waiting for another grading of this folder"),
         )
     with book:
-        write_exports(book, csv_, html, gradescope, {"canvas": canvas, "moodle": moodle}, column)
+        if gradescope:
+            write_gradescope(gradescope, list(book.results()), submitted_by)
+        write_exports(book, csv_, html, {"canvas": canvas, "moodle": moodle}, column)
         if json_:
             write_json(sys.stdout, book)
         else:
@@ -119,12 +124,10 @@ def write_exports(
     book,
     csv: Path | None,
     html: Path | None,
-    gradescope: Path | None,
     rosters: dict[str, tuple[Path, Path] | None],
     column: str | None,
 ) -> None:
     """The files that were asked for, each whole or not at all."""
-    from localai_clusters.grading.exports.gradescope import write_gradescope
     from localai_clusters.grading.exports.lms import write_lms
     from localai_clusters.grading.exports.page import write_page
     from localai_clusters.grading.exports.spreadsheet import write_csv
@@ -133,8 +136,6 @@ def write_exports(
         write_csv(csv, book.results(), book.rubrics)
     if html:
         write_page(html, book.folder.name or str(book.folder), book.results, book.rubrics)
-    if gradescope:
-        write_gradescope(gradescope, list(book.results()))
     titles = [rubric.title or lab for lab, rubric in book.rubrics.items()]
     if any(rosters.values()) and len(titles) > 1:
         raise ValueError(f"a roster takes the grades of one lab, and there are {len(titles)}; --rubric FILE")

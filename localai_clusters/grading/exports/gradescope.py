@@ -4,6 +4,7 @@ Format: https://gradescope-autograders.readthedocs.io/en/latest/specs/ (section 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,28 @@ from localai_clusters.grading.results import BY_HAND, FULL, Graded
 LONGEST_OUTPUT = 4000  # characters of one text
 
 
-def write_gradescope(path: Path, graded: list[Graded]) -> None:
-    """``graded`` are the files of one submission."""
+def write_gradescope(path: Path, graded: list[Graded], metadata: Path | None = None) -> None:
+    """``graded`` are the files of one submission, ``metadata`` Gradescope's submission_metadata.json of it."""
+    found = results(graded, submitters(metadata) if metadata else ())
     with replaced(path) as file:
-        json.dump(results(graded), file, indent=2, ensure_ascii=True, sort_keys=True)
+        json.dump(found, file, indent=2, ensure_ascii=True, sort_keys=True)
         file.write("\n")
 
 
-def results(graded: list[Graded]) -> dict[str, Any]:
+def submitters(metadata: Path) -> list[str]:
+    """Who handed it in, as mail addresses; nobody if the file does not say.
+
+    Format: https://gradescope-autograders.readthedocs.io/en/latest/submission_metadata/
+    """
+    try:
+        users = json.loads(metadata.read_text(encoding="utf-8"))["users"]
+        mails = [user["email"] for user in users]
+    except (OSError, ValueError, TypeError, LookupError):
+        return []
+    return [mail for mail in mails if isinstance(mail, str) and mail]
+
+
+def results(graded: list[Graded], handed_in_by: Sequence[str] = ()) -> dict[str, Any]:
     """What a student sees is plain text; the flags are for the instructor alone (``extra_data``)."""
     counted = next((one for one in graded if one.counts), None)
     if counted is None:
@@ -51,9 +66,20 @@ def results(graded: list[Graded]) -> dict[str, Any]:
         "extra_data": {
             "file": shown(counted.file),
             "outcome": counted.outcome,
-            "flags": [shown(flag.sentence) for one in graded for flag in one.flags],
+            "flags": [
+                *(shown(flag.sentence) for one in graded for flag in one.flags),
+                *another_student(counted, handed_in_by),
+            ],
         },
     }
+
+
+def another_student(counted: Graded, handed_in_by: Sequence[str]) -> list[str]:
+    """A flag if the record is of none of those who handed it in. Ids and mail addresses may differ in all but this."""
+    ids = {mail.casefold() for mail in handed_in_by} | {mail.partition("@")[0].casefold() for mail in handed_in_by}
+    if not ids or (counted.student or "").casefold() in ids:
+        return []
+    return [shown(f"the record is {counted.student}'s; it was handed in by {', '.join(handed_in_by)}")]
 
 
 def shown(text: str) -> str:
