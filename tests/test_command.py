@@ -234,3 +234,8 @@ def test_what_cannot_be_judged_says_why(text, reason):
 def test_what_is_no_text_is_refused(text):
     with pytest.raises(TypeError, match="reads a text"):
         explain_command(text)
+
+
+def test_a_name_that_only_this_library_knows_is_no_command_for_vllm_alone():
+    report = explain_command("vllm serve smollm2-135m --tensor-parallel-size 2")
+    assert [way.name for way in report.servers[0].ways] == ["localai-clusters"]

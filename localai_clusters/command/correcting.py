@@ -20,6 +20,7 @@ from localai_clusters.command.wanted import (
 from localai_clusters.command.ways import Way, docker_way, our_way, variables_of, vllm_way
 from localai_clusters.command.words import Word
 from localai_clusters.command.writing import fill
+from localai_clusters.models import BUILT_IN
 from localai_clusters.plan import ServePlan
 
 # What a server of this library has no use for: one copy of the model, one API process on rank 0.
@@ -54,7 +55,8 @@ def corrected(deployment: Deployment) -> Server:
     plan, reason = _plan(wanted)
     prefix = variables_of(wanted)
     ways = [our_way(wanted, plan, prefix)] if plan is not None else []
-    ways.append(vllm_way(wanted, prefix))
+    if plan is None or wanted.model not in BUILT_IN:  # a name that only this library knows
+        ways.append(vllm_way(wanted, prefix))
     if wanted.first.container is not None and wanted.first.container.image is not None:
         ways.append(docker_way(wanted))
     text = "\n".join(command for way in ways for command in way.commands)
