@@ -4,7 +4,7 @@ import ast
 import difflib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from localai_clusters.errors import PlainError
 
 CHECKPOINT_MIME = "application/vnd.localai-clusters.checkpoint+json"
+VERDICT_MIME = "application/vnd.localai-clusters.verdict+json"  # of an exercise
 KERNEL = "python3"  # jupyter_client runs it with the Python that runs this
 
 
@@ -31,14 +32,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The executed notebook and the checkpoints that it wrote, each with what it proves."""
+    """The executed notebook, the checkpoints that it wrote with what each proves, what each ``check`` said last."""
 
     notebook: Path
     checkpoints: tuple[tuple[Path, str], ...]
+    verdicts: tuple[Mapping[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         checkpoints = [{"path": str(path), "proves": proves} for path, proves in self.checkpoints]
-        return {"notebook": str(self.notebook), "checkpoints": checkpoints}
+        found = {"notebook": str(self.notebook), "checkpoints": checkpoints}
+        return {**found, "exercises": [dict(verdict) for verdict in self.verdicts]} if self.verdicts else found
 
 
 def course_root() -> Path:
@@ -120,8 +123,11 @@ def _convert(parameter: Parameter, text: str) -> Any:
         raise ValueError(f"parameter {parameter.name} is {expected}, not {text!r}") from None
 
 
-def run(notebook: Path, parameters: dict[str, Any], output: Path | None = None) -> Result:
-    """Execute ``notebook`` with a progress bar. Raises ``LabFailed`` if a cell fails or no checkpoint was written."""
+def run(
+    notebook: Path, parameters: dict[str, Any], output: Path | None = None, folder: Path | None = None
+) -> Result:
+    """Execute ``notebook`` with a progress bar, in ``folder`` (its own). Raises ``LabFailed`` if a cell fails or no
+    checkpoint was written."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -129,7 +135,7 @@ def run(notebook: Path, parameters: dict[str, Any], output: Path | None = None) 
     if output.resolve() == notebook.resolve():
         raise ValueError(f"{output} is the notebook itself; name another file for the executed one")
     output.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"parameters": parameters, "kernel_name": KERNEL, "progress_bar": True, "cwd": notebook.parent}
+    settings = {"parameters": parameters, "kernel_name": KERNEL, "progress_bar": True, "cwd": folder or notebook.parent}
     settings["kernel_manager_class"] = _kernel_manager(output.absolute().with_suffix(".kernel.log"))
     try:
         executed = papermill.execute_notebook(_literally(notebook), _literally(output), **settings)
@@ -139,10 +145,11 @@ def run(notebook: Path, parameters: dict[str, Any], output: Path | None = None) 
     except DeadKernelError:
         message = f"the Python that ran {notebook.name} was killed or crashed\nexecuted notebook: {output}"
         raise LabFailed(message) from None
-    found = tuple(_checkpoints(executed))
+    found = tuple((Path(data["path"]), data["proves"]) for data in _shown(executed, CHECKPOINT_MIME))
     if not found:
         raise LabFailed(f"{notebook.name} ran to its end and wrote no checkpoint\nexecuted notebook: {output}")
-    return Result(output, found)
+    verdicts = {data["id"]: data for data in _shown(executed, VERDICT_MIME)}
+    return Result(output, found, tuple(verdicts.values()))
 
 
 def _literally(path: Path) -> str:
@@ -169,12 +176,10 @@ def _reason(error) -> str:
     return f"{error.ename}: {value}" if value else error.ename
 
 
-def _checkpoints(executed) -> list[tuple[Path, str]]:
-    """What ``recording.Recorded`` left in the outputs."""
-    found = []
+def _shown(executed, mime: str) -> Iterator[Mapping[str, str]]:
+    """What ``recording.Recorded`` and ``exercises.notes.Verdict`` left in the outputs."""
     for cell in executed.cells:
         for output in cell.get("outputs", ()):
-            data = output.get("data", {}).get(CHECKPOINT_MIME)
+            data = output.get("data", {}).get(mime)
             if data:
-                found.append((Path(data["path"]), data["proves"]))
-    return found
+                yield data

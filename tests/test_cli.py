@@ -66,7 +66,9 @@ def test_every_verb_has_help_with_an_example_that_names_it(verb):
 
 
 @pytest.mark.parametrize(
-    "verb", [verb for verb in verbs() if verb not in ((), ("checkpoint",), ("nodes",), ("nodes", "exec"))], ids=" ".join
+    "verb",
+    [verb for verb in verbs() if verb not in ((), ("checkpoint",), ("course",), ("nodes",), ("nodes", "exec"))],
+    ids=" ".join,
 )
 def test_every_verb_has_json(verb):
     assert "--json" in run(*verb, "--help").output

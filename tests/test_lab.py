@@ -5,9 +5,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from localai_clusters import lab
+from localai_clusters import checkpoint, lab
+from localai_clusters.authoring import build
+from localai_clusters.cli import main
+from localai_clusters.exercises.where import find_lab
 from localai_clusters.lab import CHECKPOINT_MIME, LabFailed, Parameter
 
 CHAPTER = "07_vllm_distributed_serving"
@@ -233,3 +237,123 @@ def test_the_notebook_is_never_overwritten_by_its_own_execution(notebook):
     with pytest.raises(ValueError, match="is the notebook itself"):
         lab.run(path, {}, path.parent / "." / path.name)
     assert path.read_bytes() == before
+
+
+# Labs with exercises
+
+
+@pytest.fixture
+def tiny_lab(tmp_path, monkeypatch):
+    """A lab that is refused by preflight, so that its record needs no server. Returns its files."""
+    source = '''\
+# %% [markdown]
+# # Lab 3.2: Tiny
+
+# %% tags=["parameters"]
+student: str = "student"  # your id
+factor: int = 2  # of the answer
+
+# %% tags=["exercises"]
+from localai_clusters.exercises import Number, Text
+ci = {"factor": 3}
+size = Number("How many?", lambda given: given.factor * 10, unit="bytes", hints=("ten times",), solution="ten times")
+why = Text("Why?", words=2)
+
+# %%
+import localai_clusters as lac
+from localai_clusters.observed import Failure
+lab = lac.open_lab("03/2", student=student)
+lab.given(factor=factor)
+
+# %%
+size = ...
+# BEGIN SOLUTION
+size = factor * 10
+# END SOLUTION
+lab.size.check(size)
+
+# %%
+why = ...
+# BEGIN SOLUTION
+why = "it is so"
+# END SOLUTION
+lab.why.check(why)
+
+# %%
+refused = Failure("no-server", "refused by preflight", "heads", "9 heads", 0.1, lac.ServePlan())
+recorded = lab.record(failures=[refused], folder="records")
+recorded
+'''
+    folder = tmp_path / "03_tiny_chapter"
+    folder.mkdir()
+    (folder / "2_tiny.py").write_text(source)
+    rubric = "rubric: 1\nlab: tiny\nchapter: 3\ntitle: Tiny\nevidence: dry-run\ncriteria:\n"
+    rubric += "  - {id: size, title: Size, points: 1, kind: exercise, exercise: size}\n"
+    (folder / "2_tiny.rubric.yaml").write_text(rubric)
+    monkeypatch.chdir(folder)
+    files = find_lab("03/2")
+    build(files)
+    return files
+
+
+def lab_verb(*arguments: str, code: int = 0):
+    done = CliRunner().invoke(main, ["lab", *arguments, "-o", "executed.ipynb"])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_an_untouched_lab_runs_and_its_exercises_are_counted(tiny_lab):
+    page = lab_verb("tiny").stdout
+    assert "2 exercises: 2 not tried yet\n  … size  Put your answer in place of the dots" in page
+    record = checkpoint.read(next(tiny_lab.folder.glob("records/student/*.json")))
+    assert [(each.id, each.status) for each in record.exercises] == [("size", "not-tried"), ("why", "not-tried")]
+    assert record.answers == {}
+
+
+def test_a_solved_lab_is_right_and_its_answers_are_recorded(tiny_lab):
+    page = lab_verb("03/2", "--solved", "--ci").stdout
+    assert "2 exercises: 1 right, 1 for a person to mark\n  ✓ size  30 bytes is right." in page
+    record = checkpoint.read(next(tiny_lab.folder.glob("records/student/*.json")))
+    assert record.answers == {"size": 30, "why": "it is so"}
+    assert [(each.status, each.attempts) for each in record.exercises] == [("right", 1), ("by-hand", 1)]
+
+
+def test_what_is_typed_wins_over_the_authors_small_parameters(tiny_lab):
+    said = json.loads(lab_verb("tiny", "--solved", "--ci", "-p", "factor=7", "--json").stdout)
+    assert said["exercises"][0] == {"id": "size", "status": "right", "sentence": "70 bytes is right."}
+
+
+def test_a_solution_that_is_not_right_is_named_and_exit_code_1(tiny_lab):
+    text = tiny_lab.source.read_text()
+    tiny_lab.source.write_text(text.replace("size = factor * 10\n", "size = factor * 5\n"))
+    done = lab_verb("tiny", "--solved", code=1)
+    assert "size is wrong with its solution: 10 bytes is not it." in done.stderr
+
+
+def test_a_filled_in_notebook_is_run_as_it_is(tiny_lab):
+    text = tiny_lab.notebook.read_text().replace('"size = ...\\n"', '"size = 7\\n"')
+    tiny_lab.notebook.write_text(text)
+    done = lab_verb("tiny")
+    assert "✗ size  7 bytes is not it." in done.stdout and "is not what its source builds" in done.stderr
+    tiny_lab.source.unlink()
+    done = lab_verb(str(tiny_lab.notebook), "--ci")
+    assert "✗ size  7 bytes is not it." in done.stdout and not done.stderr.startswith("note")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["07", "--solved"], "has no exercises, and so no solutions"),
+        (["03/3"], "there is no lab '03/3'; there is: 07_vllm"),
+        (["tiny", "-p", "faktor=2"], "2_tiny has no parameter 'faktor'; did you mean factor?"),
+    ],
+)
+def test_a_lab_that_cannot_be_run_is_one_message(tiny_lab, arguments, said):
+    assert said in lab_verb(*arguments, code=2).stderr
+
+
+def test_without_the_source_there_are_no_solutions_and_without_the_notebook_nothing_to_run(tiny_lab):
+    tiny_lab.notebook.unlink()
+    assert "is not there yet: localai-clusters course build 03/2" in lab_verb("tiny", code=2).stderr
+    tiny_lab.source.unlink()
+    assert "the solutions of lab 03/2 are not here" in lab_verb("tiny", "--solved", code=2).stderr

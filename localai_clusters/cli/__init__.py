@@ -2,13 +2,15 @@
 
 from localai_clusters.cli import (  # each adds its verbs
     checkpoint,
+    course,
     explain_command,
     explain_log,
     grade,
     lab,
     nodes,
     plan,
+    sweep,
 )
 from localai_clusters.cli.verbs import main
 
-__all__ = ["checkpoint", "explain_command", "explain_log", "grade", "lab", "main", "nodes", "plan"]
+__all__ = ["checkpoint", "course", "explain_command", "explain_log", "grade", "lab", "main", "nodes", "plan", "sweep"]
