@@ -17,7 +17,7 @@ import httpx
 
 from localai_clusters import observe, sizing
 from localai_clusters.errors import PlainError, server_words
-from localai_clusters.launch.placing import plan_on, with_ports
+from localai_clusters.launch.placing import place_of, plan_on, with_ports
 from localai_clusters.launch.ready import following, serving, wait_until_ready
 from localai_clusters.launch.run import Rank, Run
 from localai_clusters.launch.why import why_it_ended
@@ -32,6 +32,8 @@ from localai_clusters.tables import MemoryTable
 
 if TYPE_CHECKING:
     from localai_clusters.launch.nodes import Nodes
+    from localai_clusters.matrices import Matrices
+    from localai_clusters.monitor import Watch
 
 SECONDS_TO_ANSWER = 600.0
 
@@ -126,6 +128,18 @@ class Server:
         """vLLM's ``/metrics``, in Prometheus's text format."""
         return self._client.get("/metrics").text
 
+    def watch(self, *, every: float = 0.25) -> "Watch":
+        """A ``with`` block in which ranks' memory and KV blocks are looked at ``every`` so many seconds."""
+        from localai_clusters.monitor import Watch
+
+        return Watch(self, every)
+
+    def matrices(self) -> "Matrices":
+        """Which matrices each running rank holds and how they are cut, as the ranks themselves wrote it."""
+        from localai_clusters.matrices import matrices
+
+        return matrices(self.run, self.model, f"{self.plan.model}, {self.plan.label}")
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "run_id": self.run.id,
@@ -201,13 +215,15 @@ def serve(
     api_key: str | None = None,
     skip_checks: Sequence[str] = (),
     on_progress: Callable[[str], None] | None = None,
+    on_start: Callable[["Server"], None] | None = None,
 ) -> Server:
     """Launch ``plan`` on this machine and wait until it answers.
 
     A plan for several nodes starts node 0 here and waits for the others, which ``join`` or the commands of
     ``plan.serve_command`` start on their machines; with ``nodes`` (``launch.nodes.up``) all of them are started
     inside those. ``skip_checks`` names preflight checks whose failure is to be met for real. Beyond loopback the
-    server asks for a key: ``api_key``, or one that is made and found in ``Server.api_key``. Raises
+    server asks for a key: ``api_key``, or one that is made and found in ``Server.api_key``. ``on_start`` is given the
+    server as soon as its processes are started, long before it answers. Raises
     ``PreflightError`` before anything starts if another check fails, ``ModelError`` if the model cannot be had,
     and ``LaunchError`` if the ranks do not come up; nothing of the run is left then.
     """
@@ -217,12 +233,14 @@ def serve(
         plan = plan_on(plan, nodes)
     if not api_key and not plan.is_loopback:
         api_key = secrets.token_urlsafe(24)
-    plan, model, report = prepare(plan, show, skip_checks, api_key=api_key, nodes_here=len(nodes.nodes) if nodes else 1)
+    plan, model, report = prepare(plan, show, skip_checks, api_key=api_key, **place_of(nodes))
     run = Run(plan, {"VLLM_API_KEY": api_key} if api_key else {}, nodes=nodes)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     client = httpx.Client(base_url=base_url(plan), headers=headers, timeout=SECONDS_TO_ANSWER)
     server = Server(run, model, report, client, api_key)
     try:
+        if on_start:
+            on_start(server)
         seconds = wait_until_ready(
             run, serving(client, plan.served_name), lambda ranks, elapsed: show(startup_text(ranks, elapsed, run.plan))
         )

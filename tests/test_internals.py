@@ -177,3 +177,15 @@ def test_the_fused_cpu_kernels_compute_what_the_operators_say(fused_kernels, dty
         activation = SiluAndMul()
     assert type(activation).__name__ == "FusedSiluAndMul"
     torch.testing.assert_close(activation.forward_oot(x), SiluAndMul.forward_native(x), **close)
+
+
+def test_layers_say_how_they_are_cut():
+    """serving/weights.py writes the classes down, matrices.py goes by their names."""
+    from vllm.model_executor.layers import linear, vocab_parallel_embedding
+    from vllm.model_executor.models.llama import LlamaForCausalLM
+
+    for name in ("ColumnParallelLinear", "RowParallelLinear", "QKVParallelLinear", "MergedColumnParallelLinear"):
+        assert hasattr(linear, name)
+    assert issubclass(linear.QKVParallelLinear, linear.ColumnParallelLinear)
+    assert hasattr(vocab_parallel_embedding, "VocabParallelEmbedding")
+    assert LlamaForCausalLM.packed_modules_mapping["qkv_proj"] == ["q_proj", "k_proj", "v_proj"]

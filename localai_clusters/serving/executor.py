@@ -12,6 +12,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
 from localai_clusters.launch.processes import shared_memory
+from localai_clusters.serving import weights
 from localai_clusters.serving.pipeline import Pipeline
 from localai_clusters.serving.process import Progress
 
@@ -26,7 +27,7 @@ def executor_class(progress: Progress) -> type[ExecutorWithExternalLauncher]:
 
             def load_model() -> None:
                 progress.report("weights")
-                with counting_weights() as counted:
+                with counting_weights(progress) as counted:
                     worker.worker.load_model()
                 allocate_stage_input(worker.worker.model_runner)
                 progress.report("weights-loaded", weights_bytes=sum(counted))
@@ -76,8 +77,9 @@ def allocate_stage_input(runner) -> None:
 
 
 @contextlib.contextmanager
-def counting_weights() -> Iterator[list[int]]:
+def counting_weights(progress: Progress) -> Iterator[list[int]]:
     """Collects the bytes of the parameters that a model loader fills; buffers, such as rotary tables, are no weights.
+    Their names and shapes go to ``rank<K>.matrices.json``.
 
     Counted before ``process_weights_after_loading``, in which vLLM's CPU backend packs the linear
     layers into oneDNN's own layout and empties the tensors that were loaded.
@@ -87,6 +89,8 @@ def counting_weights() -> Iterator[list[int]]:
 
     def count_first(model, *args, **kwargs):
         counted.append(distinct_bytes(model.parameters()))
+        if path := progress.path("matrices.json"):
+            weights.write(model, path)
         return process(model, *args, **kwargs)
 
     base_loader.process_weights_after_loading = count_first

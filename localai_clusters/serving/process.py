@@ -53,6 +53,10 @@ class Progress:
         """``step`` is one of launch.run.STEPS; ``facts`` are JSON values."""
         self._append(self.rank.rank, pid=os.getpid(), step=step, **facts)
 
+    def path(self, name: str) -> Path | None:
+        """``rank<K>.<name>`` in the run's folder; None without one."""
+        return self._run_dir / f"rank{self.rank.rank}.{name}" if self._run_dir else None
+
     def report_remote(self, rank: int, **facts) -> None:
         """The engine of a rank of another node, unless that node writes into this folder itself."""
         if self._run_dir and not (self._run_dir / f"rank{rank}.jsonl").exists():
