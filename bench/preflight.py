@@ -9,7 +9,8 @@ The plans are those of the agreement test (tests/agreement/plans.py), on small m
 - preflight(): the function, in a process that has called it before; median of several calls
 - the command: ``localai-clusters preflight``, a process from its start to its exit; median of several
 - vLLM: its own server on the same flags (``python -m vllm.entrypoints.openai.api_server``, which is what ``vllm serve``
-  runs), a process from its start to its exit, once; where it does not say what preflight says, no ratio is taken
+  runs), a process from its start to its exit, once; where it does not say what preflight says, or starts and fails with
+  its first request, no ratio is taken ("other")
 
 A world size that is not the split's exists under torchrun only: there torchrun starts vLLM's server. Ratios are vLLM's
 seconds over ours.
@@ -81,8 +82,10 @@ def seconds_of_call(plan: ServePlan) -> float:
 
 def seconds_of_command(plan: ServePlan) -> float:
     torchrun = ["--nproc-per-node", str(plan.nproc_per_node), "--master-port", str(plan.master_port)]
+    extra = ["--", *plan.extra_args] if plan.extra_args else []
+    words = [CLI, "preflight", *plan.with_(extra_args=()).rank_args(), *torchrun, *extra]
     began = time.perf_counter()
-    done = subprocess.run([CLI, "preflight", *plan.rank_args(), *torchrun], capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True)
     seconds = time.perf_counter() - began
     if done.returncode != 1:
         raise SystemExit(f"{CLI} preflight ended with {done.returncode}: {done.stdout}{done.stderr}")

@@ -93,7 +93,8 @@ class Group:
         """``count`` bytes from one pipeline stage to the next, and the token's way back.
 
         Over a network three exchanges of "ready" and data (the length of the tensors' description, the description,
-        the tensors), the first "ready" sent ahead: vllm/distributed/parallel_state.py, send_tensor_dict.
+        the tensors: vllm/distributed/parallel_state.py, send_tensor_dict), and the token; the first "ready" is sent
+        ahead while the stage before computes, if that takes long enough (cost.py).
         """
         link, messages = (self.inner, 2) if self.nodes == 1 else (self.outer, 6)
         return messages * link.seconds + count / link.bytes_per_second

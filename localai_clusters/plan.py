@@ -222,7 +222,8 @@ def paste(argv: list[str]) -> str:
     """``argv`` as text for a shell, one flag and its value to a line."""
     lines: list[str] = []
     for word in argv:
-        if lines and not word.startswith("-") and lines[-1].startswith("-") and " " not in lines[-1]:
+        is_verb = len(lines) == 1 and not lines[0].startswith("-")  # serve, after localai-clusters
+        if lines and not word.startswith("-") and (is_verb or (lines[-1].startswith("-") and " " not in lines[-1])):
             lines[-1] += " " + shlex.quote(word)
         else:
             lines.append(shlex.quote(word))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from localai_clusters.cost import GPU_EFFICIENCY, best_split, predict
+from localai_clusters.cost import GPU_EFFICIENCY, STAGE_HEADER_BYTES, best_split, predict
 from localai_clusters.links import Link, network
 from localai_clusters.machine import Machine
 from localai_clusters.models import BUILT_IN
@@ -43,6 +43,9 @@ MEASURED = {
     "SmolLM2-135M, TP=1 on two cores": (ONE, SMALL, CPU, None, 22.4),
     "SmolLM2-135M, TP=2": (TENSOR, SMALL, CPU, None, 22.3),
     "SmolLM2-135M, PP=2": (PIPELINE, SMALL, CPU, None, 34.5),
+    "SmolLM2-135M, PP=2, 10 ms": (PIPELINE.with_(**ON_NODES), SMALL, CPU, 10, 103),
+    "SmolLM2-135M, PP=2, 20 ms": (PIPELINE.with_(**ON_NODES), SMALL, CPU, 20, 183),
+    "SmolLM2-135M, PP=2, 40 ms": (PIPELINE.with_(**ON_NODES), SMALL, CPU, 40, 344),
     "12 layers, one core": (WIDE, TWELVE_LAYERS, ONE_CORE, None, 21),
     "12 layers, TP=2": (WIDE.with_(tensor_parallel_size=2), TWELVE_LAYERS, CPU, None, 17),
     "12 layers, PP=2, 1 ms": (WIDE.with_(pipeline_parallel_size=2, **ON_NODES), TWELVE_LAYERS, CPU, 1, 36),
@@ -77,6 +80,16 @@ def test_splits_come_in_the_order_that_was_measured(model):
 def test_bytes_on_the_wire_are_those_that_were_counted(case, counted):
     """Counted with the packets' headers, which are not predicted."""
     assert 0.8 * counted <= predicted(case).bytes_on_the_wire <= counted
+
+
+def test_a_pipelines_token_waits_for_six_trips_and_for_two_more_that_computing_does_not_hide():
+    """Measured: 103 ms with 10 ms one way, 183 with 20, 344 with 40, so 8 trips; and 6 below 10 ms."""
+    plan = PIPELINE.with_(**ON_NODES)
+    ms = {
+        d: predict(plan, SMALL, CPU, network(10_000, d), nodes_here=2).seconds_per_token * 1e3 for d in (1, 5, 20, 40)
+    }
+    assert (ms[40] - ms[20]) / 20 == pytest.approx(8, rel=0.01)
+    assert (ms[5] - ms[1]) / 4 == pytest.approx(6, rel=0.01)
 
 
 # What a prediction adds up from
@@ -132,7 +145,7 @@ def test_a_slower_link_costs_more_and_only_between_nodes():
 def test_stages_within_a_node_put_nothing_on_the_wire():
     plan = ServePlan(tensor_parallel_size=4, pipeline_parallel_size=4, dtype="float16", **ON_NODES)
     cost = predict(plan, LLAMA_8B, A100S)
-    assert cost.bytes_on_the_wire == 2 * 4096 * 2 + 1500  # one of the three boundaries is between the nodes
+    assert cost.bytes_on_the_wire == 2 * 4096 * 2 + STAGE_HEADER_BYTES  # of three boundaries one
 
 
 def test_the_best_of_several_splits():

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from localai_clusters.launch.nodes.cluster import Nodes
+from localai_clusters.launch.nodes.state import Node, State
+from localai_clusters.launch.placing import place_of
+from localai_clusters.links import Link, network
 from localai_clusters.machine import Machine
 from localai_clusters.models import BUILT_IN
 from localai_clusters.plan import ServePlan
 from localai_clusters.preflight.checks.advice import check_over_decomposition, check_split_over_nodes
 from localai_clusters.preflight.report import WARN, Verdict
-from localai_clusters.preflight.situation import Situation, settle
+from localai_clusters.preflight.situation import Situation, examine, settle
 
 SMALL = BUILT_IN["smollm2-135m"].shape
 LLAMA_8B = replace(
@@ -29,6 +33,7 @@ def machine(name: str, **changes) -> Machine:
 CPU, A100S = machine("linux_cpu_2_cores_24gb"), machine("made_up_linux_nvidia_8_a100_80gb")
 H100S, L4S = machine("made_up_linux_nvidia_8_h100_infiniband"), machine("made_up_linux_nvidia_4_l4_pcie")
 A10S = machine("made_up_linux_nvidia_2_a10_ethernet_1gbit")
+NODES = tuple(Node(rank, f"node{rank}", f"10.77.0.{rank + 1}", "eth0", (rank,), 0) for rank in range(2))
 UNKNOWN = replace(A100S, gpus=tuple(replace(gpu, name="NVIDIA X1") for gpu in A100S.gpus))
 
 
@@ -97,10 +102,37 @@ def test_a_model_of_which_too_little_is_known_is_advised_without_figures(shape):
         (on_nodes(tensor_parallel_size=2), CPU, SMALL, {"nodes_here": 2}),
         (on_nodes(tensor_parallel_size=4, nproc_per_node=8), A10S, LLAMA_8B, {}),
     ],
-    ids=["one node", "inside nodes", "a made link", "world size"],
+    ids=["one node", "inside nodes", "a link that nobody told of", "world size"],
 )
 def test_where_nothing_can_be_said_nothing_is_said_of_nodes(plan, on, shape, facts):
     assert said(check_split_over_nodes, plan, on, shape, **facts) == []
+
+
+@pytest.mark.parametrize(("mbit", "delay_ms"), [(10_000, 5), (100, 1), (10, 0)])
+def test_a_slow_link_between_nodes_of_this_machine_is_judged_as_it_was_made(mbit, delay_ms):
+    """Measured with 5 ms: TP=2 more than a second for each token, PP=2 less than a tenth."""
+    link = network(mbit, delay_ms)
+    (found,) = said(check_split_over_nodes, on_nodes(tensor_parallel_size=2), CPU, nodes_here=2, link=link)
+    assert (found.status, found.fix) == (WARN, "--tensor-parallel-size 1 --pipeline-parallel-size 2")
+    assert f"2 nodes ({link.name})" in found.message
+    assert said(check_split_over_nodes, on_nodes(pipeline_parallel_size=2), CPU, nodes_here=2, link=link) == []
+
+
+def test_a_link_that_is_none_to_speak_of_is_no_reason():
+    link = Link("as within a machine", 1e-6, 1e12)
+    assert said(check_split_over_nodes, on_nodes(tensor_parallel_size=2), CPU, nodes_here=2, link=link) == []
+
+
+@pytest.mark.parametrize(("rate_mbit", "delay_ms", "name"), [(100, 5, "100 Mbit/s and 5 ms one way"),
+                                                             (None, 5, "no limit and 5 ms one way"),
+                                                             (None, 0, "no limit")])  # fmt: skip
+def test_the_link_of_nodes_that_are_up_reaches_preflight(rate_mbit, delay_ms, name):
+    up = Nodes(State("token", "namespaces", nodes=NODES, rate_mbit=rate_mbit, delay_ms=delay_ms))
+    place = place_of(up)
+    assert (place["nodes_here"], place["link"].name) == (2, name)
+    plan = on_nodes(tensor_parallel_size=2, port=0).with_(model="smollm2-135m")
+    assert examine(plan, **place).link == place["link"]
+    assert place_of(None) == {}
 
 
 # Over-decomposition
@@ -144,4 +176,8 @@ def test_a_split_that_is_needed_for_memory_is_left_alone():
 def test_a_small_model_on_two_nodes_is_advised_to_be_on_one():
     (found,) = said(check_over_decomposition, on_nodes(tensor_parallel_size=2), CPU)
     assert found.fix == "--tensor-parallel-size 1 --nnodes 1"
-    assert said(check_over_decomposition, on_nodes(tensor_parallel_size=2), CPU, nodes_here=2) == []
+    assert said(check_over_decomposition, on_nodes(tensor_parallel_size=2), CPU, nodes_here=2) == []  # what link?
+    slow = network(100, 5)
+    (found,) = said(check_over_decomposition, on_nodes(tensor_parallel_size=2), CPU, nodes_here=2, link=slow)
+    assert found.fix == "--tensor-parallel-size 1, without --on-nodes"
+    assert "TP=1: 23" in found.message  # with both cores: it is alone on the machine

@@ -77,9 +77,11 @@ def nodes_of_this_machine():
 @on_nodes_option
 @click.option("--live", is_flag=True, help="Start the ranks for some seconds too, without vLLM.")
 @click.option("--wait", type=float, metavar="SECONDS", help="With --live: how long other nodes may take to answer.")
+@click.option("--skip-check", multiple=True, metavar="CHECK", help="With --live: start although this check fails.")
 @as_json
 def preflight(
-    json_: bool, node_rank: int, on_nodes: bool, live: bool, wait: float | None, api_key: str | None, **plan
+    json_: bool, node_rank: int, on_nodes: bool, live: bool, wait: float | None, skip_check: tuple[str, ...],
+    api_key: str | None, **plan
 ) -> None:
     """Check a plan; start nothing, or with --live its ranks for some seconds.
 
@@ -99,11 +101,13 @@ def preflight(
         from localai_clusters.signals import as_interrupt
 
         with as_interrupt():
-            report = start(plan, nodes=nodes, node_rank=node_rank, api_key=api_key, wait=wait)
+            report = start(
+                plan, nodes=nodes, node_rank=node_rank, api_key=api_key, wait=wait, skip_checks=skip_check
+            )
     elif nodes:
-        from localai_clusters.launch.placing import plan_on
+        from localai_clusters.launch.placing import place_of, plan_on
 
-        report = check(plan_on(plan, nodes), api_key=api_key, node_rank=node_rank, nodes_here=len(nodes.nodes))
+        report = check(plan_on(plan, nodes), api_key=api_key, node_rank=node_rank, **place_of(nodes))
     else:
         report = check(plan, api_key=api_key, node_rank=node_rank)
     show(report, json_)

@@ -31,6 +31,7 @@ SETTINGS = re.compile(
     r"Namespace\(|ServerArgs\(|EngineArgs\(|LLM engine \(v[^)]{1,40}\) with config|non-default args:|Config\(\w+="
 )
 ROOT_CAUSE = "Root Cause (first observed failure)"
+LOST_PEER = "69"  # serving/rank.py: a rank that ended because it lost another one, if before that one's process did
 ROW = re.compile(r"\s*(?P<key>rank|exitcode|host)\s*:\s*(?P<value>-?\d+|\S+)")
 STRONG_LEVELS = ("ERROR", "CRITICAL", "FATAL")
 WEAK_LEVELS = ("INFO", "WARNING", "DEBUG")
@@ -224,4 +225,7 @@ class Reader:
             self.in_root_cause = True
         elif self.in_root_cause and (row := ROW.match(text)) and row["key"] == "rank":
             self.findings.root_ranks.append(f"rank {row['value']}")
+        elif self.in_root_cause and row and row["key"] == "exitcode":
+            if row["value"] == LOST_PEER and self.findings.root_ranks:
+                self.findings.root_ranks.pop()
             self.in_root_cause = False

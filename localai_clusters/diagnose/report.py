@@ -82,6 +82,8 @@ class Report:
     def __str__(self) -> str:
         return "\n".join(text for _, text in self.parts())
 
+    __repr__ = __str__
+
     def parts(self) -> list[tuple[str, str]]:
         """(what it is, its text), for a view to style: title, line, why, fix, note."""
         parts: list[tuple[str, str]] = []

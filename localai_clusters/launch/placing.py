@@ -1,12 +1,15 @@
 """Where a plan's nodes and ports are, as far as the plan leaves that open."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from localai_clusters.links import Link, network
 from localai_clusters.machine import free_port, is_own_address
 from localai_clusters.plan import MASTER_PORT, ServePlan
 
 if TYPE_CHECKING:
     from localai_clusters.launch.nodes import Nodes
+
+UNLIMITED_MBIT = 10_000  # what a link of no limit is taken for: one core copies about as much
 
 
 def plan_on(plan: ServePlan, nodes: "Nodes") -> ServePlan:
@@ -19,6 +22,19 @@ def plan_on(plan: ServePlan, nodes: "Nodes") -> ServePlan:
     if problems := nodes.problems():
         raise ValueError("\n".join(problems))
     return plan.with_(nnodes=count, master_addr=nodes.nodes[0].address)
+
+
+def link_of(nodes: "Nodes") -> Link:
+    """The link between nodes of one machine, as predictions take it."""
+    if nodes.rate_mbit is None:
+        delay = f" and {nodes.delay_ms:g} ms one way" if nodes.delay_ms else ""
+        return network(UNLIMITED_MBIT, nodes.delay_ms, f"no limit{delay}")
+    return network(nodes.rate_mbit, nodes.delay_ms)
+
+
+def place_of(nodes: "Nodes | None") -> dict[str, Any]:
+    """What ``preflight`` is told of ``nodes`` of this machine; nothing where there are none."""
+    return {"nodes_here": len(nodes.nodes), "link": link_of(nodes)} if nodes is not None else {}
 
 
 def with_ports(plan: ServePlan) -> ServePlan:

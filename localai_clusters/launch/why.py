@@ -27,10 +27,11 @@ MOST_FIXES = 3
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """``logs``: those of whoever failed by itself; none where what is known from outside says all."""
+    """``logs``: of whoever failed by itself; none where what is known from outside says all. ``rank``: the first."""
 
     cause: str
     logs: tuple[Path, ...] = ()
+    rank: int | None = None
 
 
 def why_it_ended(run: Run) -> str:
@@ -74,7 +75,7 @@ def how_it_ended(run: Run) -> Ended:
         return Ended(found)
     ended = events.get("stopped", {"reason": "its guard died"})
     node = killed_agent.get("node_rank", run.node_ranks[0])
-    text = f"the run ended: {ended['reason']}\n{last_lines(agent_log(run, node))}"
+    text = f"the run ended: {ended['reason']}\n{last_error(agent_log(run, node))}"
     return Ended(text, () if killed_agent["code"] < 0 else (agent_log_file(run, node),))
 
 
@@ -100,7 +101,7 @@ def failed_rank(run: Run, rank: int, code: int, out_of_memory: bool) -> Ended:
     text = f"{named(run, rank)} {how_it_exited(code, out_of_memory)} while {step}\n{what}"
     # A signal says nothing in a log; which port was taken is said above, in this run's own numbers.
     by_itself = 0 <= code < 128 and "Address already in use" not in what
-    return Ended(text, (log, run.dir / f"rank{rank}.jsonl") if by_itself else ())
+    return Ended(text, (log, run.dir / f"rank{rank}.jsonl") if by_itself else (), rank)
 
 
 def failed_by_itself(run: Run) -> Ended | None:
@@ -112,7 +113,7 @@ def failed_by_itself(run: Run) -> Ended | None:
     reached = [step for step in first.times if step != "failed"]
     error = without_settings(first.facts["error"])
     text = f"{named(run, first.rank)} failed while {STEPS[reached[-1]]}\n{error}"
-    return Ended(text, (run.log(first.rank), run.dir / f"rank{first.rank}.jsonl"))
+    return Ended(text, (run.log(first.rank), run.dir / f"rank{first.rank}.jsonl"), first.rank)
 
 
 def gone_rank(run: Run, events: dict[str, dict]) -> str | None:

@@ -68,6 +68,8 @@ class Report:
     def __str__(self) -> str:
         return "\n".join([self.title, *(f"  {MARKS[v.status]} {_sentence(v)}" for v in self.verdicts)])
 
+    __repr__ = __str__
+
     def __rich__(self):
         from rich.table import Table
         from rich.text import Text

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from localai_clusters.kv_cache import cpu_kv_cache_bytes
+from localai_clusters.links import Link
 from localai_clusters.machine import Machine, is_own_address, port_holder
 from localai_clusters.models import ModelShape
 from localai_clusters.models.adapter import Adapter, read_adapters
@@ -24,6 +25,7 @@ class Situation:
     foreign_hosts: tuple[str, ...] = ()  # of --host and --master-addr, those that would have to be this machine's
     facts: ModelFacts | None = None  # of the model beside its shape; None: nobody looked
     adapters: tuple[Adapter, ...] = ()  # of --lora-modules
+    link: Link | None = None  # that joins the nodes of this machine; None: its own network, or one that is not known
 
     @property
     def ranks_here(self) -> int:
@@ -37,7 +39,9 @@ class Situation:
         return rank_sizes(self.plan, self.shape)
 
 
-def examine(plan: ServePlan, has_api_key: bool = False, node_rank: int = 0, nodes_here: int = 1) -> Situation:
+def examine(
+    plan: ServePlan, has_api_key: bool = False, node_rank: int = 0, nodes_here: int = 1, link: Link | None = None
+) -> Situation:
     """Look at the model and at this machine, and fill in what the plan leaves to the machine."""
     plan.check_node_rank(node_rank)
     machine = Machine.now()
@@ -53,7 +57,7 @@ def examine(plan: ServePlan, has_api_key: bool = False, node_rank: int = 0, node
     foreign = tuple(dict.fromkeys(host for host, _ in wanted if not is_own_address(host)))
     return Situation(
         plan, machine, facts.shape, facts.problem, busy, has_api_key, node_rank, nodes_here, foreign, facts,
-        read_adapters(plan.extra_args),
+        read_adapters(plan.extra_args), link,
     )  # fmt: skip
 
 

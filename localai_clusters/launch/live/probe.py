@@ -17,7 +17,7 @@ from localai_clusters.launch.live.measurement import token_cost
 from localai_clusters.launch.live.report import LiveReport
 from localai_clusters.launch.live.verdicts import judge
 from localai_clusters.launch.live.watching import watch
-from localai_clusters.launch.placing import plan_on, with_ports
+from localai_clusters.launch.placing import place_of, plan_on, with_ports
 from localai_clusters.launch.run import Run
 from localai_clusters.models import ModelError, look_up
 from localai_clusters.plan import ServePlan, is_number
@@ -58,7 +58,7 @@ def live(
         raise ValueError("nodes of this machine are all started here; node_rank is for other machines, leave one out")
     if nodes is not None:
         plan = plan_on(plan, nodes)
-    static = preflight(plan, api_key=api_key, node_rank=node_rank, nodes_here=len(nodes.nodes) if nodes else 1)
+    static = preflight(plan, api_key=api_key, node_rank=node_rank, **place_of(nodes))
     try:
         static.raise_if_failed(tuple(skip_checks))
     except PreflightError:

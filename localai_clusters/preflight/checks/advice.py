@@ -15,15 +15,12 @@ TO_BE_MEASURED = "These are predictions for one stream: measure both"
 
 
 def check_split_over_nodes(situation: Situation) -> Iterator[Verdict]:
-    """Tensor parallel groups that span nodes, where a pipeline between the nodes would cost less.
-
-    Silent about nodes on one machine: their link is a made one, and not among the machine's facts.
-    """
+    """Tensor parallel groups that span nodes, where a pipeline between the nodes would cost less."""
     plan = situation.plan
     other = _pipeline_between_nodes(situation)
-    if situation.nodes_here > 1 or other is None or not _spans_nodes(plan):
+    if _link_unknown(situation) or other is None or not _spans_nodes(plan):
         return
-    link = between_nodes(situation.machine)
+    link = situation.link or between_nodes(situation.machine)
     costs = _costs(situation, [plan, other])
     what = f"a tensor parallel group on {plan.nnodes} nodes ({link.name})"
     fix = f"--tensor-parallel-size {other.tensor_parallel_size} --pipeline-parallel-size {other.pipeline_parallel_size}"
@@ -40,9 +37,9 @@ def check_split_over_nodes(situation: Situation) -> Iterator[Verdict]:
 
 
 def check_over_decomposition(situation: Situation) -> Iterator[Verdict]:
-    """A model split over more tensor parallel ranks than it gains by. Silent about nodes on one machine, as above."""
+    """A model split over more tensor parallel ranks than it gains by."""
     plan, shape, machine = situation.plan, situation.shape, situation.machine
-    if shape is None or situation.nodes_here > 1 or situation.ranks_here > machine.devices:
+    if shape is None or _link_unknown(situation) or situation.ranks_here > machine.devices:
         return
     if plan.world_size != plan.split_size:
         return
@@ -58,9 +55,9 @@ def check_over_decomposition(situation: Situation) -> Iterator[Verdict]:
             f"{best.plan.label}: {_ms(best)}. {TO_BE_MEASURED}"
         )
         nodes = f" --nnodes {best.plan.nnodes}" if best.plan.nnodes != plan.nnodes else ""
-        yield Verdict(
-            "over-decomposition", WARN, message, f"--tensor-parallel-size {best.plan.tensor_parallel_size}{nodes}"
-        )
+        nodes = ", without --on-nodes" if nodes and situation.nodes_here > 1 else nodes
+        fix = f"--tensor-parallel-size {best.plan.tensor_parallel_size}{nodes}"
+        yield Verdict("over-decomposition", WARN, message, fix)
 
 
 def _costs(situation: Situation, plans: list[ServePlan]) -> list[Cost]:
@@ -68,9 +65,19 @@ def _costs(situation: Situation, plans: list[ServePlan]) -> list[Cost]:
     if situation.shape is None:
         return []
     try:
-        return [predict(plan, situation.shape, situation.machine) for plan in plans]
+        return [_predict(plan, situation) for plan in plans]
     except ValueError:
         return []
+
+
+def _predict(plan: ServePlan, situation: Situation) -> Cost:
+    here = situation.nodes_here if plan.nnodes > 1 else 1
+    return predict(plan, situation.shape, situation.machine, situation.link, here)
+
+
+def _link_unknown(situation: Situation) -> bool:
+    """Nodes of this machine whose link nobody has told of: it is a made one, and not among the machine's facts."""
+    return situation.nodes_here > 1 and situation.link is None
 
 
 def _spans_nodes(plan: ServePlan) -> bool:

@@ -23,6 +23,9 @@ def check_ports(situation: Situation) -> Iterator[Verdict]:
 
 def check_master_address(situation: Situation) -> Iterator[Verdict]:
     plan, machine = situation.plan, situation.machine
+    if plan.nnodes == 1 and plan.master_addr in situation.foreign_hosts:  # torchrun would try it for 15 minutes
+        message = f"--master-addr {plan.master_addr} is not an address of this machine, where the only node runs"
+        yield Verdict("master address", FAIL, message, "--master-addr 127.0.0.1")
     if plan.nnodes == 1 or situation.nodes_here > 1:
         return
     own = own_addresses(machine)
