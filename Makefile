@@ -5,7 +5,7 @@ BENCH_ARGS ?=
 STARTUP_ARGS ?=
 SOAK_ARGS ?=
 LOCK_ARGS ?=
-NOTEBOOKS = $(wildcard course/*.ipynb)
+NOTEBOOKS = $(wildcard course/*.ipynb labs/*/*.ipynb)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run lab test browser lint soak bench startup lock clean
