@@ -14,7 +14,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make or update .venv (nothing to do: 0.01 s)
-	@./setup.sh
+	@bash setup.sh
 
 run: setup ## run chapter 7 headless and write its checkpoint (STUDENT=name)
 	.venv/bin/localai-clusters lab 07 -p "student=$(STUDENT)"
@@ -53,7 +53,7 @@ startup: setup ## where the seconds of a start go (STARTUP_ARGS=--imports)
 	.venv/bin/python -m bench.startup $(STARTUP_ARGS)
 
 lock: ## write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
-	@./setup.sh --lock $(LOCK_ARGS)
+	@bash setup.sh --lock $(LOCK_ARGS)
 
 clean: ## remove .venv, .tools and caches; what students recorded stays
 	rm -rf .venv .tools .pytest_cache .ruff_cache build *.egg-info

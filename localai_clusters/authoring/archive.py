@@ -137,7 +137,7 @@ Needs Linux on x86-64, Python 3.11 (or `conda env create -f environment.yml`), 4
 cores. No account and no model download: a small model comes with it.
 
 ```
-./setup.sh      # once, some minutes: makes .venv in this folder
+bash setup.sh   # once, some minutes: makes .venv in this folder
 make lab        # opens JupyterLab; or: .venv/bin/jupyter lab
 ```
 
