@@ -8,8 +8,6 @@ from kills import IDLE, LOAD, NODES, PIPELINE, START_UP, TENSOR, Kill, carry_out
 
 KILLS = [
     Kill("rank 1", LOAD, "SIGKILL", PIPELINE, 0.6),
-    Kill("rank 1", LOAD, "SIGTERM", TENSOR, 0.2),
-    Kill("rank 0", IDLE, "SIGKILL", TENSOR, 0.1),
     Kill("agent 0", START_UP, "SIGKILL", TENSOR, 0.3, "weights", 1),
     Kill("launcher", LOAD, "SIGKILL", TENSOR, 0.4),
     Kill("rank 0", LOAD, "SIGSTOP", PIPELINE, 0.9),

@@ -129,8 +129,18 @@ def serving():
     process.wait()
 
 
-@pytest.mark.parametrize("moment", ["importing vLLM", "Ctrl-C stops it"], ids=["starting", "serving"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+STARTING, SERVING = "importing vLLM", "Ctrl-C stops it"
+
+
+@pytest.mark.parametrize(
+    ("signum", "moment"),
+    [
+        (signal.SIGINT, STARTING),
+        (signal.SIGINT, SERVING),
+        (signal.SIGTERM, SERVING),
+        (signal.SIGKILL, STARTING),  # while serving: tests/test_kills.py
+    ],
+)
 def test_a_launcher_that_ends_leaves_nothing(serving, moment, signum):
     serving.read_until(moment)
     run_id = newest_run()
