@@ -391,7 +391,8 @@ def test_the_archive_works_like_a_clone(unpacked):
     root, counts, package = done.stdout.splitlines()
     assert Path(root) == folder and Path(package).is_relative_to(folder)
     assert json.loads(counts) == [len(read_source(files).exercises) for files in all_labs()]
-    checked = subprocess.run(["bash", "setup.sh", "--check", "--variant", "cpu"], cwd=folder, capture_output=True, text=True)
+    command = ["bash", "setup.sh", "--check", "--variant", "cpu"]
+    checked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert "not up to date; run ./setup.sh" in checked.stdout, checked.stderr
     page = (folder / "README.md").read_text()
     assert all(files.notebook.name in page for files in all_labs())
