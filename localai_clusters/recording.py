@@ -131,7 +131,8 @@ class Recorded:
         proves = checkpoint.what_it_proves(self.checkpoint)
         return {
             "text/plain": f"{page}\n{self.path}",
-            "text/html": f"{PRE}{html.escape(page)}</pre><p><b>{html.escape(proves)}</b></p>",
+            "text/html": f"{PRE}{html.escape(page)}</pre><p><b>{html.escape(proves)}</b></p>"
+            f"<p>Written to <code>{html.escape(str(self.path))}</code>: this file is handed in.</p>",
             CHECKPOINT_MIME: {"path": str(self.path), "proves": proves},
         }
 

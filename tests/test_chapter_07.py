@@ -92,6 +92,13 @@ def test_the_refusals_that_the_chapter_shows_are_shown(executed):
     assert "--nnodes 2 x --nproc-per-node 8 = 16 ranks, but the split needs tensor 8 x pipeline 1 = 8" in shown
 
 
+def test_what_is_shown_is_shown_once(executed):
+    """rich prints by itself into a notebook where it is not told to leave that."""
+    for cell in executed[1].cells:
+        if "lac.explain_command(" in cell.source or cell.source.startswith("lac.preflight("):
+            assert [output.output_type for output in cell.outputs] == ["execute_result"], cell.source
+
+
 def test_nothing_of_its_runs_is_left(executed):
     for run in checkpoint.read(executed[2]).runs:
         assert_nothing_left(run.run_id, seconds=0)

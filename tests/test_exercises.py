@@ -8,7 +8,7 @@ import pytest
 
 import localai_clusters as lac
 from localai_clusters import checkpoint
-from localai_clusters.exercises import Check, Choice, Number, Several, Text, open_lab
+from localai_clusters.exercises import Check, Choice, Number, Several, Text, open_lab, units
 from localai_clusters.exercises.bound import Bound
 from localai_clusters.exercises.exercise import Given
 from localai_clusters.exercises.loading import ExercisesError
@@ -431,3 +431,21 @@ def test_without_source_and_sealed_file_it_says_what_to_get(folder):
     (folder / "2_tiny.py").unlink()
     with pytest.raises(SealedError, match="get it from the course's archive"):
         open_lab("03/2")
+
+
+def test_a_hint_in_the_same_cell_does_not_hide_the_verdict():
+    """Jupyter shows the last line of a cell alone."""
+    it = bound(Number("?", 3, unit="ranks", hints=("count them",), solution="all of them"))
+    it.check(5)
+    for help_ in (it.hint(), it.solution()):
+        assert "too large" in str(help_) and "too large" in help_._repr_mimebundle_()["text/html"]
+    assert "Answer: 3 ranks" in str(it.solution())
+    assert "Right" in str(it.check(3))
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [(1, "ranks", "1 rank"), (1, "bytes", "1 bytes"), (2, "ranks", "2 ranks"), (1, "tokens/s", "1 tokens/s")],
+)
+def test_one_is_singular(value, unit, said):
+    assert units.shown(value, unit) == said

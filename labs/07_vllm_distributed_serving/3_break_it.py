@@ -243,7 +243,7 @@ client_gets = Choice(
     ),
     answer="an error, about at once",
     why_not={
-        "the rest of the answer, slower: the other rank goes on alone": "Half of every weight matrix is gone with it.",
+        "the rest of the answer, slower: the other rank goes on alone": "Half of the model is gone with it.",
         "nothing, for minutes": "That is what a collective does by itself. Something else was faster.",
     },
     hints=("The other rank waits in an all-reduce for a partner that does not come. Who else watches?",),
@@ -357,7 +357,7 @@ lab.fitting.check(fitting)
 # lab.fitting.solution()
 
 # %% [markdown]
-# **Repair.** Two ranks, this model, one way or the other.
+# **Repair.** Make a plan with two ranks that works: cut this model another way, or take its padded form.
 
 # %%
 repaired_heads = ...  # lac.ServePlan(..., **free)
@@ -443,7 +443,7 @@ lab.lie_noticed
 # %%
 question = "What is tensor parallelism?"
 refused = [verdict.check for verdict in lac.preflight(folder_lies).failed]
-print("preflight:", ", ".join(refused) or "nothing to object to")
+print("preflight:", ", ".join(refused) or "nothing to object to (it does not compare the weights' types with config.json)")
 try:
     with lac.serve(folder_lies, skip_checks=refused) as liar:
         print("the answer:", repr(liar.chat(question, max_tokens=16, logprobs=False).text))

@@ -418,7 +418,7 @@ tensor[0][0]
 
 # %% [markdown]
 # **Where do the other bytes come from?** You predicted the payload of the all-reduces. To each token comes the
-# all-gather of the logits: half of the vocabulary from either rank, nearly as much as all layers together. Around each
+# all-gather of the logits: half of the vocabulary from either rank, about 70 % as much as all all-reduces together. Around each
 # message Gloo puts an envelope of 48 bytes, the "ready" messages are nothing but envelopes, and TCP puts a head of 66
 # bytes around every frame, acknowledgements among them. With messages this small the wrapping weighs as much as what
 # is in it. The rest is rank 0's list of what each step is, and what the prediction does not know.

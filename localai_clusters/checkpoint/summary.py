@@ -89,7 +89,7 @@ def _agreement(checkpoint: Checkpoint) -> list[str]:
             sentences.append(
                 f"{names[b]} parted from {names[a]} on {len(parted)} of "
                 f"{count(len(compared), 'prompt')}, first after "
-                f"{count(parted[0].first_difference or 0, 'equal token')}."
+                f"{count(min(c.first_difference or 0 for c in parted), 'equal token')}."
             )
         else:
             tokens = sum(len(answers[a, c.prompt_index]) for c in compared)

@@ -51,7 +51,7 @@ def _sign(character: str) -> str:
 
 def as_text(report: CommandReport, width: int = 80) -> str:
     file = io.StringIO()
-    show(report, Console(file=file, width=width, color_system=None, legacy_windows=False))
+    show(report, Console(file=file, width=width, color_system=None, legacy_windows=False, force_jupyter=False))
     return file.getvalue()
 
 

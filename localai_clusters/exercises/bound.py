@@ -13,7 +13,7 @@ from localai_clusters.exercises.exercise import (
     recordable,
     short,
 )
-from localai_clusters.exercises.notes import Note, Verdict
+from localai_clusters.exercises.notes import Help, Note, Verdict
 from localai_clusters.observed import ExerciseOutcome
 
 
@@ -29,6 +29,7 @@ class Bound:
         self.status, self.answer = NOT_TRIED, None
         self.attempts, self.hints, self.solution_shown = 0, 0, False
         self._last: tuple[str, Plain] | None = None
+        self._verdict: Verdict | None = None
 
     def check(self, value: Any = None) -> Verdict:
         """What is right or wrong about ``value``; never an exception."""
@@ -40,20 +41,21 @@ class Bound:
         self.status = judged.status
         self.answer = recordable(judged.answer) if judged.status != NOT_TRIED else None
         question = (self.exercise.prompt, *self.exercise.asks_for()) if judged.status == NOT_TRIED else ()
-        return Verdict(self.id, judged.status, judged.sentence, self._next(), question)
+        self._verdict = Verdict(self.id, judged.status, judged.sentence, self._next(), question)
+        return self._verdict
 
-    def hint(self) -> Note:
-        """The next hint, below those before it."""
+    def hint(self) -> Help:
+        """The next hint, below those before it, and below what ``check`` said last."""
         hints = tuple(self.exercise.hints)
         if not hints:
-            return Note("hint", self.id, ("There is none for this one.",))
+            return Help(Note("hint", self.id, ("There is none for this one.",)), self._verdict)
         self.hints = min(self.hints + 1, len(hints))
         left = len(hints) - self.hints
         numbered = [f"{number}. {text}" for number, text in enumerate(hints[: self.hints], start=1)]
         last = f"{left} more: run it again." if left else f"That was the last. lab.{self.id}.solution() tells all."
-        return Note("hint", self.id, (*numbered, last))
+        return Help(Note("hint", self.id, (*numbered, last)), self._verdict)
 
-    def solution(self) -> Note:
+    def solution(self) -> Help:
         """The answer that holds for this run, and why."""
         if self.status != RIGHT:
             self.solution_shown = True
@@ -65,7 +67,8 @@ class Bound:
         except Exception as error:
             said = f"The answer of this run could not be worked out ({short(error)})."
         reasoning = tuple(line.strip() for line in self.exercise.solution.strip().splitlines())
-        return Note("solution", self.id, tuple(filter(None, (said, *reasoning))) or ("There is none written down.",))
+        lines = tuple(filter(None, (said, *reasoning))) or ("There is none written down.",)
+        return Help(Note("solution", self.id, lines), self._verdict)
 
     def outcome(self) -> ExerciseOutcome:
         return ExerciseOutcome(self.id, self.status, self.answer, self.attempts, self.hints, self.solution_shown)

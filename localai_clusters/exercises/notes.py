@@ -61,3 +61,23 @@ class Verdict:
     def _repr_mimebundle_(self, **_) -> dict[str, object]:
         said = {"id": self.id, "status": self.status, "sentence": self.sentence}
         return {"text/plain": str(self), "text/html": self._note()._repr_html_(), VERDICT_MIME: said}
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """A hint or a solution, below what ``check`` said last: a cell shows its last line alone, and that is this one."""
+
+    note: Note
+    verdict: Verdict | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, filter(None, (self.verdict, self.note))))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return (self.verdict._note()._repr_html_() if self.verdict else "") + self.note._repr_html_()
+
+    def _repr_mimebundle_(self, **_) -> dict[str, object]:
+        said = self.verdict._repr_mimebundle_() if self.verdict else {}
+        return {**said, "text/plain": str(self), "text/html": self._repr_html_()}

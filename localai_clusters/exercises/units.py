@@ -93,4 +93,6 @@ def shown(value: float, unit: str) -> str:
     """A figure with its unit: 11,520 bytes; 0.85 ms."""
     whole = isinstance(value, int) or (abs(value) < 1e15 and float(value).is_integer())
     number = f"{int(value):,}" if whole else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if value == 1 and re.fullmatch(r"[a-z-]+[a-z]s", unit) and not any(_look_up(unit, kind) for kind in KINDS):
+        unit = unit[:-1]  # 1 rank, 1 block
     return f"{number} {unit}".strip() if unit != "%" else f"{number}%"
