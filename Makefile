@@ -28,8 +28,8 @@ lab: setup ## open chapter 7 in JupyterLab
 # Lint first: it takes a second. Exit code 5: nothing of that kind was asked for with -k or a file's name.
 test: lint browser ## lint, then the tests (PYTEST_ARGS="-k plan -x")
 	@status=0; \
-	.venv/bin/python -m pytest -n auto --dist loadfile -m "not alone" $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
-	.venv/bin/python -m pytest -m alone $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
+	.venv/bin/python -m pytest -n auto --dist loadfile -m "not alone and not extended" $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
+	.venv/bin/python -m pytest -m "alone and not extended" $(PYTEST_ARGS) || [ $$? = 5 ] || status=1; \
 	exit $$status
 
 # The labs are tested in a real browser; as root on Debian or Ubuntu it is installed here.
@@ -43,7 +43,8 @@ lint: setup ## ruff, and notebooks committed without output
 	.venv/bin/ruff check localai_clusters tests bench
 	$(if $(NOTEBOOKS),.venv/bin/nbstripout --verify $(NOTEBOOKS))
 
-soak: setup ## 50 kills drawn from a seed, about 12 minutes (SOAK_ARGS="--seed 7 --count 200")
+soak: setup ## the tests that CI leaves out, and 50 kills drawn from a seed: 20 minutes (SOAK_ARGS="--seed 7 --count 200")
+	.venv/bin/python -m pytest -m extended $(PYTEST_ARGS)
 	.venv/bin/python tests/kills.py --count 50 $(SOAK_ARGS)
 
 bench: setup ## measure serving against plain vLLM (BENCH_ARGS="--split tp --rounds 1")

@@ -129,6 +129,7 @@ def test_one_node_that_would_wait_for_another_machine_is_refused():
     assert tried.cause == "master address" and "--master-addr 127.0.0.1" in str(tried)
 
 
+@pytest.mark.extended
 def test_a_node_that_waits_for_a_wrong_address_is_given_up():
     plan = TWO.with_(nnodes=2, master_addr=NOWHERE, master_port=29631)
     assert lac.attempt(plan).cause == "master address"
@@ -140,6 +141,7 @@ def test_a_node_that_waits_for_a_wrong_address_is_given_up():
     assert_nothing_left(tried.run)
 
 
+@pytest.mark.extended
 def test_nine_heads_past_preflight_fail_on_a_rank_and_are_explained():
     tried = lac.attempt(NINE_HEADS, "heads-not-divisible", for_real=True)
     assert (tried.how, tried.cause) == ("launch failed", "tp-heads"), str(tried)
@@ -154,6 +156,7 @@ def test_nine_heads_past_preflight_fail_on_a_rank_and_are_explained():
     assert_nothing_left(tried.run)
 
 
+@pytest.mark.extended
 def test_a_mystery_is_one_ranks_own_failure_and_the_others_echo_it():
     unknown = lac.mystery("s123", TWO)
     assert (unknown.kind, unknown.first_rank) == ("port-taken", 0)
@@ -163,6 +166,7 @@ def test_a_mystery_is_one_ranks_own_failure_and_the_others_echo_it():
     assert_nothing_left(unknown.run)
 
 
+@pytest.mark.extended
 def test_a_killed_rank_is_told_to_the_client_and_named():
     with lac.serve(TWO) as server:
         with pytest.raises(CannotKill, match="no rank 2; this server has the ranks 0, 1"):

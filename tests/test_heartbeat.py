@@ -113,6 +113,31 @@ def test_a_stopped_rank_falls_silent(job, monkeypatch):
     assert job.loss() == f"{RANK_1_IS} is stopped or stuck: its connection is open, and nothing was heard for 2 s"
 
 
+def test_a_machine_that_slept_has_lost_nobody(job, monkeypatch):
+    """Both ranks stand still, as on a laptop whose lid was closed. Then they go on, and a real loss is still seen."""
+    monkeypatch.setattr(heartbeat, "NETWORK_SECONDS", 2.5)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 2.5)
+    monkeypatch.setattr(heartbeat, "HELD_UP_SECONDS", 1.0)
+    job.start()
+    selector, asleep = job.heartbeat._selector, threading.Event()
+
+    def sleep_once(timeout=None):
+        monkeypatch.setattr(selector, "select", select)
+        job.rank_1.send_signal(signal.SIGSTOP)
+        asleep.set()
+        time.sleep(4)
+        threading.Timer(0.2, job.rank_1.send_signal, [signal.SIGCONT]).start()  # it wakes up a little later
+        return []
+
+    select = selector.select
+    monkeypatch.setattr(selector, "select", sleep_once)
+    assert asleep.wait(timeout=SECONDS)
+    with pytest.raises(queue.Empty):
+        job.losses.get(timeout=5)
+    job.rank_1.send_signal(signal.SIGSTOP)
+    assert "stopped or stuck" in job.loss()
+
+
 def test_a_rank_that_fails_says_why(job):
     job.start()
     job.tell('beats.failed("ValueError: nine heads")')

@@ -104,6 +104,7 @@ def test_beyond_loopback_a_key_is_made_and_asked_for():
     assert server.api_key not in repr(server) + json.dumps(server.to_dict())
 
 
+@pytest.mark.extended
 def test_an_exception_in_the_with_block_stops_the_server():
     with pytest.raises(ZeroDivisionError), lac.serve(PLAN) as server:
         1 / 0  # noqa: B018
@@ -160,6 +161,7 @@ print(server.run.id)
 """
 
 
+@pytest.mark.extended
 def test_a_killed_jupyter_kernel_leaves_nothing():
     from jupyter_client.manager import start_new_kernel
 

@@ -110,7 +110,10 @@ def make(kind: str, count: int = 2, **link):
     return nodes.up(count, kind=kind, **link)
 
 
-@pytest.fixture(params=[NAMESPACES, USER_NAMESPACES], ids=["root", "user"])
+BOTH_KINDS = pytest.mark.parametrize("kind", [NAMESPACES, USER_NAMESPACES], ids=["root", "user"])
+
+
+@pytest.fixture(params=[NAMESPACES, pytest.param(USER_NAMESPACES, marks=pytest.mark.extended)], ids=["root", "user"])
 def kind(request) -> str:
     return request.param
 
@@ -250,6 +253,7 @@ def test_the_delay_holds_both_ways_with_and_without_a_rate(two, listening):
         assert two.carried_by in ("netem", "relay")
 
 
+@BOTH_KINDS
 def test_a_delayed_link_loses_nothing_of_a_burst(kind, listening):
     """As large as a model's weights' shard is small: bursts that fill the sockets' buffers."""
     with make(kind, delay_ms=2) as up:
@@ -385,6 +389,7 @@ def test_a_port_that_is_taken_outside_is_named(two):
 # How it ends
 
 
+@BOTH_KINDS
 def test_down_ends_what_runs_inside_and_is_harmless_twice(kind):
     up = make(kind, delay_ms=1)
     token = up._state.token
@@ -569,6 +574,7 @@ def cli(*arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
+@BOTH_KINDS
 def test_the_command_makes_shows_changes_enters_and_ends_nodes(kind):
     make(kind).down()
     assert (cli("status").returncode, json.loads(cli("status", "--json").stdout)) == (1, {"up": False})

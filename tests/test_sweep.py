@@ -221,6 +221,7 @@ def interrupted():
     return found, said
 
 
+@pytest.mark.extended
 def test_a_refused_split_does_not_keep_the_others_from_being_measured(interrupted):
     found, said = interrupted
     assert "12 attention heads" in found.reason("TP=5")
@@ -228,6 +229,7 @@ def test_a_refused_split_does_not_keep_the_others_from_being_measured(interrupte
     assert any("[" in text and "TP=2: rank 0" in text for text in said)
 
 
+@pytest.mark.extended
 def test_an_interrupt_keeps_what_was_measured_and_leaves_nothing(interrupted):
     found, _ = interrupted
     assert found.interrupted and found.tokens_per_second("TP=2", 2) is None
@@ -242,6 +244,7 @@ def test_an_interrupt_keeps_what_was_measured_and_leaves_nothing(interrupted):
     assert_nothing_left(server.run.id)
 
 
+@pytest.mark.extended
 def test_messages_of_the_real_ranks_and_what_they_are_of_a_token(interrupted):
     found, _ = interrupted
     told = lac.communication(TWO)

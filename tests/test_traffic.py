@@ -40,6 +40,7 @@ def part(counted, name: str, node: int = 0) -> float:
     return next(part.bytes_sent[node] for part in counted.parts() if part.name == name)
 
 
+@pytest.mark.extended
 def test_bytes_on_the_wire_are_what_is_predicted_and_little_else(served, two):
     with lac.traffic(served, two) as counted:
         answer = served.complete("The capital of France is", max_tokens=16, ignore_eos=True)
@@ -52,6 +53,7 @@ def test_bytes_on_the_wire_are_what_is_predicted_and_little_else(served, two):
     assert all(sum(part.bytes_sent[n] for part in counted.parts()) == counted.sent[n].bytes for n in (0, 1))
 
 
+@pytest.mark.extended
 def test_what_was_counted_is_ready_for_a_record(served, two):
     two.set_link(rate_mbit=200, delay_ms=1)
     with lac.traffic(served, two, idle_seconds=0) as counted:
@@ -64,6 +66,7 @@ def test_what_was_counted_is_ready_for_a_record(served, two):
     assert "200 Mbit/s and 1 ms one way" in str(counted) and "node 1 sent" in counted._repr_html_()
 
 
+@pytest.mark.extended
 def test_only_tensor_parallel_sends_as_much_from_either_node(served, two):
     with lac.traffic(served, two, idle_seconds=0) as counted:
         served.complete("One, two, three", max_tokens=8, ignore_eos=True)
@@ -74,6 +77,7 @@ def test_only_tensor_parallel_sends_as_much_from_either_node(served, two):
         assert second < 0.6 * first
 
 
+@pytest.mark.extended
 def test_a_block_in_which_nothing_was_generated_is_no_traffic_of_a_record(served, two):
     with lac.traffic(served, two, idle_seconds=0) as counted:
         pass
@@ -81,6 +85,7 @@ def test_a_block_in_which_nothing_was_generated_is_no_traffic_of_a_record(served
     assert "0 tokens" in str(counted)
 
 
+@pytest.mark.extended
 def test_a_server_on_nodes_of_this_machine_is_not_counted_on_the_machines_interface(served, two):
     with pytest.raises(TrafficError, match=r"lac\.traffic\(server, nodes\)"):
         lac.traffic(served)

@@ -31,6 +31,7 @@ from localai_clusters.serving.process import Rank
 BEAT_SECONDS = 0.5
 NETWORK_SECONDS = 5.0
 SILENT_SECONDS = 6.0
+HELD_UP_SECONDS = 2.0  # between two judgements, which are half a second apart
 SILENT_SECONDS_STARTING = 60.0  # imports and compilers hold the interpreter; the guard sees a stopped process anyway
 CONNECT_SECONDS = 60.0  # for the first word of every rank: they start within seconds of each other
 HELLO_SECONDS = 3.0  # for whoever connects to say who it is
@@ -94,7 +95,7 @@ class Heartbeat:
         self._token = ""
         self._selector = selectors.DefaultSelector()
         self._ended = threading.Event()
-        self._began = time.monotonic()
+        self._began = self._awake_since = self._judged = time.monotonic()
         self._turn, self._turn_began = STARTING, None
 
     def start(self, meeting: "Meeting") -> None:
@@ -225,6 +226,7 @@ class Heartbeat:
     def _beat(self) -> str | None:
         """Until the end; returns who was lost, None if this rank ends for a reason of its own."""
         next_beat = 0.0
+        self._judged = time.monotonic()
         while not self._ended.is_set():
             now = time.monotonic()
             if now >= next_beat:
@@ -274,6 +276,9 @@ class Heartbeat:
 
     def _judge(self) -> str | None:
         now = time.monotonic()
+        if now - self._judged > HELD_UP_SECONDS:  # a laptop that slept, a machine too busy: nobody's silence is a sign
+            self._awake_since = now
+        self._judged = now
         for connection in [one for one, stranger in self._strangers.items() if now - stranger.since > HELLO_SECONDS]:
             self._selector.unregister(connection)
             del self._strangers[connection]
@@ -281,12 +286,13 @@ class Heartbeat:
         missing = set(range(1, self._rank.world_size)) - {peer.rank for peer in self._peers}
         if self._rank.rank == 0 and missing and now - self._began > CONNECT_SECONDS:
             return f"rank {min(missing)} has not been heard of for {CONNECT_SECONDS:.0f} s"
+        awake = now - self._awake_since
         for peer in self._peers:
-            silent = now - peer.heard
+            silent = min(now - peer.heard, awake)
             if peer.leaving_at is not None:
                 if now - peer.leaving_at > STOP_SECONDS:
                     return f"{peer} was told to stop (SIGTERM)"
-            elif seconds_unanswered(peer.connection) > NETWORK_SECONDS:
+            elif min(seconds_unanswered(peer.connection), awake) > NETWORK_SECONDS:
                 return f"{peer} is out of reach: the network between the nodes does not answer"
             elif silent > (SILENT_SECONDS_STARTING if peer.turn == STARTING else SILENT_SECONDS):
                 return f"{peer} is stopped or stuck: its connection is open, and nothing was heard for {silent:.0f} s"
