@@ -129,7 +129,11 @@ def test_a_parameter_that_a_cell_refuses_names_the_cell(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extended), signal.SIGKILL],
+    ids=lambda s: s.name,
+)
 def test_a_lab_that_is_stopped_leaves_nothing(signum, tmp_path):
     before = newest_run()
     command = [CLI, "lab", "07", "-p", "student=ci-stopped", "-o", str(tmp_path / "out.ipynb")]

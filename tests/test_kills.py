@@ -7,7 +7,7 @@ import pytest
 from kills import IDLE, LOAD, NODES, PIPELINE, START_UP, TENSOR, Kill, carry_out, expected, numbered
 
 KILLS = [
-    Kill("rank 1", LOAD, "SIGKILL", PIPELINE, 0.6),
+    pytest.param(Kill("rank 1", LOAD, "SIGKILL", PIPELINE, 0.6), marks=pytest.mark.extended),
     Kill("agent 0", START_UP, "SIGKILL", TENSOR, 0.3, "weights", 1),
     Kill("launcher", LOAD, "SIGKILL", TENSOR, 0.4),
     Kill("rank 0", LOAD, "SIGSTOP", PIPELINE, 0.9),

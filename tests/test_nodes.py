@@ -82,7 +82,7 @@ def test_tensor_parallel_ranks_of_two_nodes_meet_over_the_link(two, tokens_of_on
     assert not [path for node in two.nodes for path in node.shm.iterdir()]
 
 
-@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+@pytest.mark.parametrize("rendezvous", ["static", pytest.param("c10d", marks=pytest.mark.extended)])
 def test_one_serve_command_on_each_node_as_on_two_machines(two, tokens_of_one_rank, rendezvous, tmp_path):
     """Node 0 is started first and prints the other's command, which is pasted into a shell of node 1."""
     plan = ["-pp", "2", "--dtype", "float32", "--max-model-len", "512", "--nnodes", "2", "--master-addr", "10.77.0.1"]
@@ -158,7 +158,8 @@ def stop_rank_1(nodes, server) -> str:
     return r"rank 1 on node 1 \(node1\) was stopped \(SIGSTOP\)"
 
 
-@pytest.mark.parametrize("fault", [cut_the_link, end_node_1, kill_the_agent_of_node_1, stop_rank_1])
+@pytest.mark.parametrize("fault", [cut_the_link, end_node_1, kill_the_agent_of_node_1,
+                                   pytest.param(stop_rank_1, marks=pytest.mark.extended)])  # fmt: skip
 def test_a_lost_node_under_load_is_named_and_clients_get_an_error(two, fault):
     server = lac.serve(PLAN.with_(tensor_parallel_size=2), nodes=two)
     errors = []

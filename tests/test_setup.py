@@ -118,7 +118,7 @@ def test_locks_come_from_make_lock():
     for variant in VARIANTS:
         assert "make lock" in (ROOT / "requirements" / f"{variant}.txt").read_text().splitlines()[1]
     rules = (ROOT / "Makefile").read_text().split("\nlock:")[1]
-    assert "./setup.sh --lock" in rules.split("\n\n")[0]
+    assert "setup.sh --lock" in rules.split("\n\n")[0]
 
 
 # --- setup.sh ------------------------------------------------------------------------------------
