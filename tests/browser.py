@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from localai_clusters.machine import free_port
 
@@ -95,25 +95,38 @@ class Notebook:
     """One notebook on one page of the browser."""
 
     def __init__(self, lab: JupyterLab, browser: Browser, name: str):
+        cells = nbformat.read(lab.root / name, 4).cells
         self.page: Page = browser.new_page(viewport={"width": 1200, "height": 1100})
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         self.page.goto(lab.url(f"lab/tree/{name}?reset"))
-        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        expect(self.page.locator(".jp-Notebook .jp-Cell")).to_have_count(len(cells))
+        self._connected(lab, name)
         self.idle()
 
+    def _connected(self, lab: JupyterLab, name: str, seconds: float = 60.0) -> None:
+        """Wait for the page's own connection to an idle kernel. The page shows "idle" before it has one, and what is
+        run then is lost without a word."""
+        deadline = time.monotonic() + seconds
+        while not any(
+            session["path"] == name and session["kernel"]["connections"] and session["kernel"]["execution_state"] == "idle"
+            for session in httpx.get(lab.url("api/sessions"), timeout=20).json()
+        ):
+            assert time.monotonic() < deadline, f"{name} has no kernel after {seconds:.0f} s"
+            self.page.wait_for_timeout(100)
+
     def idle(self, seconds: float = 60.0) -> None:
-        """Wait until the kernel is there and has nothing to do."""
+        """Wait until the kernel has nothing to do."""
         self.page.locator(IDLE).first.wait_for(state="attached", timeout=seconds * 1000)
 
     def menu(self, *names: str) -> None:
         for name in names:
             self.page.get_by_role("menuitem", name=name, exact=True).click()
 
-    def run_all(self, seconds: float = 60.0) -> None:
+    def run_all(self, seconds: float = 120.0) -> None:
         self.menu("Run", "Run All Cells")
         self._ran(self.page.locator(".jp-CodeCell").count(), seconds)
 
-    def run_first(self, cells: int, seconds: float = 60.0) -> None:
+    def run_first(self, cells: int, seconds: float = 120.0) -> None:
         """Run the first so many code cells with the keyboard, as a person does; text between them is passed over."""
         self.page.locator(".jp-Notebook .jp-Cell").first.click()
         self.page.keyboard.press("Escape")
@@ -127,8 +140,10 @@ class Notebook:
 
     def _ran(self, cells: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not self._number(self.page.locator(".jp-CodeCell").nth(cells - 1)).isdigit():
-            assert time.monotonic() < deadline, f"cell {cells} has not run after {seconds:.0f} s"
+        while not (number := self._number(self.page.locator(".jp-CodeCell").nth(cells - 1))).isdigit():
+            if time.monotonic() > deadline:
+                seen = self.screenshot(f"not-run-{time.time_ns()}")
+                pytest.fail(f"cell {cells} shows [{number}] after {seconds:.0f} s; see {seen}", pytrace=False)
             self.page.wait_for_timeout(100)
         self.idle(seconds)
 
