@@ -107,10 +107,12 @@ class Notebook:
         """Wait for the page's own connection to an idle kernel. The page shows "idle" before it has one, and what is
         run then is lost without a word."""
         deadline = time.monotonic() + seconds
-        while not any(
-            session["path"] == name and session["kernel"]["connections"] and session["kernel"]["execution_state"] == "idle"
-            for session in httpx.get(lab.url("api/sessions"), timeout=20).json()
-        ):
+
+        def connected(session: dict) -> bool:
+            kernel = session["kernel"]
+            return session["path"] == name and kernel["connections"] and kernel["execution_state"] == "idle"
+
+        while not any(map(connected, httpx.get(lab.url("api/sessions"), timeout=20).json())):
             assert time.monotonic() < deadline, f"{name} has no kernel after {seconds:.0f} s"
             self.page.wait_for_timeout(100)
 

@@ -1,6 +1,7 @@
-"""A few of the kills of tests/kills.py, one for each way in which a run is lost; `make soak` draws many more.
+"""A few of the kills of tests/kills.py; `make soak` takes those marked `extended` too and draws many more.
 
-tests/test_launch.py and tests/test_nodes.py hold others: an idle rank, an idle agent, the guard, nodes under load.
+tests/test_launch.py and tests/test_nodes.py hold others: a killed and a stopped rank, an idle agent, the guard, nodes
+under load.
 """
 
 import pytest
@@ -8,9 +9,9 @@ from kills import IDLE, LOAD, NODES, PIPELINE, START_UP, TENSOR, Kill, carry_out
 
 KILLS = [
     pytest.param(Kill("rank 1", LOAD, "SIGKILL", PIPELINE, 0.6), marks=pytest.mark.extended),
-    Kill("agent 0", START_UP, "SIGKILL", TENSOR, 0.3, "weights", 1),
+    pytest.param(Kill("agent 0", START_UP, "SIGKILL", TENSOR, 0.3, "weights", 1), marks=pytest.mark.extended),
     Kill("launcher", LOAD, "SIGKILL", TENSOR, 0.4),
-    Kill("rank 0", LOAD, "SIGSTOP", PIPELINE, 0.9),
+    pytest.param(Kill("rank 0", LOAD, "SIGSTOP", PIPELINE, 0.9), marks=pytest.mark.extended),
     Kill("node 1", START_UP, "SIGKILL", NODES, 0.2, "import", 0),
 ]
 

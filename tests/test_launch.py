@@ -138,7 +138,7 @@ STARTING, SERVING = "importing vLLM", "Ctrl-C stops it"
     [
         (signal.SIGINT, STARTING),
         (signal.SIGINT, SERVING),
-        (signal.SIGTERM, SERVING),
+        pytest.param(signal.SIGTERM, SERVING, marks=pytest.mark.extended),
         (signal.SIGKILL, STARTING),  # while serving: tests/test_kills.py
     ],
 )

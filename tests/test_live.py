@@ -302,7 +302,7 @@ def pid_of_rank_1() -> int:
     [
         (kill, MEASURING, "latency"),
         (stop, IMPORTING, "roll call"),
-        (cut, MEASURING, "latency"),
+        pytest.param(cut, MEASURING, "latency", marks=pytest.mark.extended),
     ],
 )
 def test_a_rank_that_is_lost_on_the_way_is_named(two, fault, moment, check):

@@ -158,7 +158,8 @@ def stop_rank_1(nodes, server) -> str:
     return r"rank 1 on node 1 \(node1\) was stopped \(SIGSTOP\)"
 
 
-@pytest.mark.parametrize("fault", [cut_the_link, end_node_1, kill_the_agent_of_node_1,
+@pytest.mark.parametrize("fault", [cut_the_link, end_node_1,
+                                   pytest.param(kill_the_agent_of_node_1, marks=pytest.mark.extended),
                                    pytest.param(stop_rank_1, marks=pytest.mark.extended)])  # fmt: skip
 def test_a_lost_node_under_load_is_named_and_clients_get_an_error(two, fault):
     server = lac.serve(PLAN.with_(tensor_parallel_size=2), nodes=two)

@@ -55,6 +55,7 @@ def test_pipeline_parallel_size_2_gives_the_greedy_tokens_of_one_rank(unsplit):
     assert_nothing_left(server.run)
 
 
+@pytest.mark.extended  # tests/test_nodes.py: the same four ranks on two nodes
 def test_tensor_and_pipeline_parallel_together_give_the_greedy_tokens_of_one_rank(unsplit):
     """Four ranks; where there are fewer cores they share them, which preflight refuses and this test asks for."""
     plan = PLAN.with_(tensor_parallel_size=2, pipeline_parallel_size=2)
