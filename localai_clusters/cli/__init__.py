@@ -1,16 +1,5 @@
 """``localai-clusters VERB``: a thin function per verb. Exit code 0: it holds; 1: it does not; 2: undecided."""
 
-from localai_clusters.cli import (  # each adds its verbs
-    checkpoint,
-    course,
-    explain_command,
-    explain_log,
-    grade,
-    lab,
-    nodes,
-    plan,
-    sweep,
-)
 from localai_clusters.cli.verbs import main
 
-__all__ = ["checkpoint", "course", "explain_command", "explain_log", "grade", "lab", "main", "nodes", "plan", "sweep"]
+__all__ = ["main"]

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from localai_clusters.cli.verbs import DOES_NOT_HOLD, HOLDS, UNDECIDED, as_json, main
 
@@ -33,6 +32,8 @@ def checkpoint_show(file: Path, json_: bool) -> None:
     if json_:
         click.echo(records.to_json(found), nl=False)
     else:
+        from rich.console import Console
+
         records.show(found, Console())
 
 

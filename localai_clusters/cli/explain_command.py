@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from localai_clusters.cli.verbs import DOES_NOT_HOLD, HOLDS, UNDECIDED, as_json, main
 
@@ -41,5 +40,7 @@ def explain_command(command: str | None, file: Path | None, json_: bool) -> None
     if json_:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
+        from rich.console import Console
+
         show(report, Console())
     sys.exit(UNDECIDED if report.works is None else HOLDS if report.works else DOES_NOT_HOLD)

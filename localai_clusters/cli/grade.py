@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from localai_clusters.cli.verbs import DOES_NOT_HOLD, HOLDS, UNDECIDED, as_json, main, stop
 
@@ -101,6 +100,8 @@ def grade(
         if json_:
             write_json(sys.stdout, book)
         else:
+            from rich.console import Console
+
             show_table(book, Console())
         done = all(entry.outcome in (GRADED, NEEDS_A_HAND) for entry in book.entries)
     sys.exit(HOLDS if done else DOES_NOT_HOLD)
@@ -166,6 +167,8 @@ def check(path: Path, as_json_: bool) -> int:
     elif rubric is None:
         click.echo("\n".join(f"{path}:{mistake.line}: {mistake.sentence}" for mistake in mistakes))
     else:
+        from rich.console import Console
+
         Console().print(summary(rubric))
     return DOES_NOT_HOLD if mistakes else HOLDS
 
@@ -196,6 +199,8 @@ def read_key(path: Path | None) -> str | None:
 @contextlib.contextmanager
 def progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
     """(on_progress, say): a bar and a line on stderr if that is a terminal, and nothing otherwise."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield (lambda done, total: None), (lambda text: None)

@@ -1,14 +1,53 @@
 """What all verbs share: the group, errors without a stack, exit codes, showing a thing as text or JSON."""
 
+import importlib
 import json
 import sys
+from collections.abc import Iterator, MutableMapping
 
 import click
-from rich.console import Console
 
 from localai_clusters import __version__
 
 HOLDS, DOES_NOT_HOLD, UNDECIDED = 0, 1, 2
+MODULES = {
+    "bench": "sweep",
+    "checkpoint": "checkpoint",
+    "course": "course",
+    "doctor": "plan",
+    "explain-command": "explain_command",
+    "explain-log": "explain_log",
+    "grade": "grade",
+    "lab": "lab",
+    "nodes": "nodes",
+    "preflight": "plan",
+    "serve": "plan",
+    "sweep": "sweep",
+}
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """Name of a verb -> its command, whose module is imported when the verb is asked for."""
+
+    def __init__(self) -> None:
+        self._imported: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._imported:
+            importlib.import_module(f"localai_clusters.cli.{MODULES[name]}")  # it adds its verbs
+        return self._imported[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._imported[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._imported[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**MODULES, **self._imported})
+
+    def __len__(self) -> int:
+        return len({**MODULES, **self._imported})
 
 
 class Verbs(click.Group):
@@ -59,6 +98,8 @@ def show(thing, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(thing.to_dict(), indent=2))
     else:
+        from rich.console import Console
+
         Console().print(thing)
 
 
@@ -66,7 +107,7 @@ def as_json(function):
     return click.option("--json", "json_", is_flag=True, help="Print JSON.")(function)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """The course companion for "Local AI Clusters".
