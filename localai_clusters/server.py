@@ -20,7 +20,7 @@ from localai_clusters.errors import PlainError, server_words
 from localai_clusters.launch.placing import place_of, plan_on, with_ports
 from localai_clusters.launch.ready import following, serving, wait_until_ready
 from localai_clusters.launch.run import Rank, Run
-from localai_clusters.launch.why import why_it_ended
+from localai_clusters.launch.why import why_in_short
 from localai_clusters.machine import Machine
 from localai_clusters.models import Model, find
 from localai_clusters.plan import ServePlan
@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from localai_clusters.monitor import Watch
 
 SECONDS_TO_ANSWER = 600.0
+SECONDS_TO_END = 10.0  # from a client's error until the run has ended and its cause is known
+DEAD_ENGINE = "EngineCore encountered an issue"  # vLLM's EngineDeadError, as its server answers it
 
 
 class ServerError(PlainError, RuntimeError):
-    """The server refused a request or is gone; the message holds its answer."""
+    """The server refused a request, with its answer, or is gone: with why, where its logs are and what to type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,12 @@ class Server:
         return self._keep(prompt, choice["text"], choice, logprobs, seconds, "text", ids, body)
 
     def memory(self) -> MemoryTable:
-        """What each rank holds now, predicted beside measured, in bytes."""
+        """What each rank holds now, predicted beside measured, in bytes. ``ServerError`` if the server died."""
+        if not self._client.is_closed and not self.is_running():
+            raise self._gone()
+        return self._measured()
+
+    def _measured(self) -> MemoryTable:
         predicted = sizing.can_predict(self.model.shape)
         sizes = sizing.rank_sizes(self.plan, self.model.shape)
         rows = [observe.rank_memory(size, rank, predicted) for size, rank in zip(sizes, self.ranks(), strict=True)]
@@ -120,13 +127,14 @@ class Server:
         try:
             result = load(self.url, self.plan.served_name, concurrency, requests, max_tokens, self._headers())
         except LoadError as error:
-            raise ServerError(f"the load test of {self.url} failed: {error}") from error
+            said, refused = f"the load test of {self.url} failed: {error}", "the server answered 4"
+            raise self._failed(said, may_end=not str(error).startswith(refused)) from error
         self.loads.append(result)
         return result
 
     def metrics(self) -> str:
         """vLLM's ``/metrics``, in Prometheus's text format."""
-        return self._client.get("/metrics").text
+        return self._asked("GET", "/metrics").text
 
     def watch(self, *, every: float = 0.25) -> "Watch":
         """A ``with`` block in which ranks' memory and KV blocks are looked at ``every`` so many seconds."""
@@ -159,7 +167,7 @@ class Server:
             self.seconds_serving = time.time() - self.run.started_at - self.seconds_to_ready
         try:
             if self.is_running():
-                self.memory()
+                self._measured()
         finally:  # whatever looking at the memory meets, a Ctrl-C too
             self._stop()
 
@@ -177,19 +185,33 @@ class Server:
         return {name: value for name, value in self._client.headers.items() if name == "authorization"}
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        if self._client.is_closed:
-            raise ServerError("this server was stopped and its connection is closed; serve the plan again")
         body = {"model": self.plan.served_name, "temperature": 0.0, "return_token_ids": True, **body}
         started = time.perf_counter()
-        try:
-            answer = self._client.post(path, json=body)
-        except httpx.TransportError as error:
-            if not self.is_running():
-                raise ServerError(f"the server is gone: {why_it_ended(self.run)}") from error
-            raise ServerError(f"no answer from {self.url}{path}: {error}") from error
-        if answer.status_code != 200:
-            raise ServerError(f"the server answered {answer.status_code}: {server_words(answer.text)}")
+        answer = self._asked("POST", path, json=body)
         return answer.json(), time.perf_counter() - started
+
+    def _asked(self, method: str, path: str, **request: Any) -> httpx.Response:
+        if self._client.is_closed:
+            raise ServerError("this server was stopped and its connection is closed; serve the plan again")
+        try:
+            answer = self._client.request(method, path, **request)
+        except httpx.TransportError as error:
+            said = f"no answer from {self.url}{path}: {error}"
+            raise self._failed(said, may_end=not isinstance(error, httpx.TimeoutException)) from error
+        if answer.status_code != 200:
+            words = server_words(answer.text)
+            raise self._failed(f"the server answered {answer.status_code}: {words}", may_end=DEAD_ENGINE in words)
+        return answer
+
+    def _failed(self, said: str, *, may_end: bool) -> ServerError:
+        """For a request that failed: why the server is gone, if it is or ``may_end`` and does so, else ``said``."""
+        deadline = time.monotonic() + (SECONDS_TO_END if may_end and not self._client.is_closed else 0.0)
+        while self.is_running() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return ServerError(said) if self._client.is_closed or self.is_running() else self._gone()
+
+    def _gone(self) -> ServerError:
+        return ServerError(f"the server is gone: {why_in_short(self.run)}")
 
     def _keep(self, prompt, text, choice, logprobs, seconds, form, prompt_token_ids, body) -> Completion:
         completion = Completion(

@@ -48,6 +48,11 @@ STEPS = {
     "measured": "measured",
     # in serve
     "import": "importing vLLM",
+    "flags": "reading its flags",
+    "listen": "opening the server's port",
+    "config": "reading the model's configuration",
+    "tokenizer": "loading the tokenizer",
+    "build": "building its engine",
     "rendezvous": "joining the process group",
     "weights": "loading its weights",
     "weights-loaded": "weights loaded",

@@ -40,6 +40,14 @@ def why_it_ended(run: Run) -> str:
     return "\n".join([ended.cause, *explanation(*ended.logs), f"logs: {run.dir}"])
 
 
+def why_in_short(run: Run) -> str:
+    """Why it ended in one line, where the logs are, and what to type to have them explained."""
+    ended = how_it_ended(run)
+    first, *more = [line.strip() for line in ended.cause.splitlines() if line.strip()]
+    why = f"{first}: {more[0]}" if ended.logs and more else first  # of a signal, the log's last line says nothing
+    return f"{why}\nlogs: {run.dir}\n→ localai-clusters explain-log {run.id}"
+
+
 def explanation(*logs: Path) -> list[str]:
     """What the failure in ``logs`` means and what to type, a few lines; none if that is not known."""
     from localai_clusters.diagnose import explain_files  # here: a launch that goes well does without it

@@ -61,6 +61,7 @@ class Lockstep:
     """The engine of one rank: operations go in, a step at a time comes out."""
 
     def __init__(self, config: VllmConfig, progress: Progress, heartbeat: Heartbeat, log_stats: bool):
+        progress.report("build")
         self.core = EngineCore(config, executor_class(progress), log_stats)
         world = get_world_group()
         self.queue = world.create_mq_broadcaster(writer_rank=0) if world.world_size > 1 else None

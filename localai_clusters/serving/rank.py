@@ -23,11 +23,12 @@ EXIT_LOST_PEER = 69  # BSD's EX_UNAVAILABLE
 SECONDS_TO_ANSWER = 1.0  # for the answers to clients of an engine that lost a rank
 
 
-def parse(argv: list[str], world_size: int) -> argparse.Namespace:
+def parse(argv: list[str], world_size: int, progress: Progress) -> argparse.Namespace:
     """vLLM's serve flags, set for torchrun. ``ValueError`` if the split and the world size differ."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    progress.report("flags")
     parser = make_arg_parser(FlexibleArgumentParser(prog="localai_clusters.serving.rank"))
     args = parser.parse_args(argv)
     tensor, pipeline = args.tensor_parallel_size, args.pipeline_parallel_size
@@ -58,12 +59,20 @@ def parse(argv: list[str], world_size: int) -> argparse.Namespace:
 def lead(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -> int:
     """Rank 0: vLLM's own server, on an engine that leads the other ranks."""
     import uvloop
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.v1.engine.core_client import EngineCoreClient
 
     from localai_clusters.serving.client import LockstepClient
 
     clients: list[LockstepClient] = []
+    create_config = AsyncEngineArgs.create_engine_config
+
+    def reported_config(*args, **kwargs):
+        progress.report("config")
+        config = create_config(*args, **kwargs)
+        progress.report("tokenizer")  # AsyncLLM's own, before it asks for a client
+        return config
 
     def make_client(vllm_config, executor_class, log_stats, *_, renderer=None, **__) -> LockstepClient:
         clients.append(LockstepClient(vllm_config, progress, heartbeat, log_stats, renderer))
@@ -71,7 +80,9 @@ def lead(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -> 
         progress.report("http")
         return clients[-1]
 
+    AsyncEngineArgs.create_engine_config = reported_config
     EngineCoreClient.make_async_mp_client = staticmethod(make_client)
+    progress.report("listen")
     uvloop.run(run_server(args))
     return 1 if not clients or clients[0].leader.error else 0
 
@@ -83,6 +94,7 @@ def follow(args: argparse.Namespace, progress: Progress, heartbeat: Heartbeat) -
 
     from localai_clusters.serving import lockstep
 
+    progress.report("config")
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     lockstep.follow(config, progress, heartbeat)
     return 0
@@ -118,7 +130,7 @@ def run(argv: list[str], rank: Rank, progress: Progress, heartbeat: Heartbeat) -
     if rank.world_size > 1:
         heartbeat.start(torchrun_store())
     try:
-        args = parse(argv, rank.world_size)
+        args = parse(argv, rank.world_size, progress)
     except ValueError as error:
         print(f"rank {rank.rank}: {error}", file=sys.stderr)
         return 2
