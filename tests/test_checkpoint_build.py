@@ -25,6 +25,7 @@ from localai_clusters.checkpoint import (
     utc,
     verify,
 )
+from localai_clusters.checkpoint.building import digest_holds
 
 
 def test_id_time_and_digest_are_filled_in():
@@ -69,6 +70,14 @@ def test_the_digest_covers_every_top_level_field():
     }
     digests = {example(**{**same, name: new}).digest for name, new in changes.items()}
     assert len(digests | {original.digest}) == len(changes) + 1
+
+
+@pytest.mark.parametrize("seconds", [1e-7, 2.5, 1e16])
+def test_a_digest_holds_however_its_numbers_are_written_and_for_no_other_content(seconds):
+    record = build(**{**fields(), "answers": {"a": seconds, "b": "é \u2028 \x7f \\ \" / <"}})
+    assert digest_holds(record)
+    assert not digest_holds(record.model_copy(update={"student": "somebody-else"}))
+    assert not digest_holds(record.model_copy(update={"digest": "0" * 64}))
 
 
 def test_a_load_without_inter_token_latency_has_the_digest_it_had_before_there_was_one():
